@@ -1,0 +1,3 @@
+"""The version: one place, read by the package, the changelog check and the session fingerprint."""
+
+__version__ = "0.1.0"

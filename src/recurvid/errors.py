@@ -1,0 +1,81 @@
+"""Every error that RecurVid raises on purpose.
+
+RecurVidError
+├── InputError            what the user gave cannot be used; one line says which input and what to do
+│   ├── ScheduleError     a packing schedule does not parse; points at the character
+│   ├── PictureError      a picture cannot be read or has an impossible size
+│   ├── RequestError      a field of a generation request is wrong
+│   └── OutputError       the result cannot be written where it was asked for
+├── CheckpointError       a model file is missing, truncated, mismatched or of a refused kind
+├── ComponentError        a piece of the machine (device, kernel, extra) is not there
+├── SessionError          a session folder cannot be used or resumed
+└── NumericsError         NaN or infinity where a picture should be
+"""
+
+
+class RecurVidError(Exception):
+    """Base class. ``str(error)`` is one line for a user; the command line prints it and exits."""
+
+    exit_code = 1
+
+
+class InputError(RecurVidError, ValueError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class ScheduleError(InputError):
+    """A packing schedule is malformed.
+
+    Args:
+        reason: what is wrong, without the text itself.
+        text: the schedule as given.
+        position: 0-based index of the offending character.
+    """
+
+    def __init__(self, reason: str, text: str, position: int):
+        self.reason, self.text, self.position = reason, text, position
+        super().__init__(f"packing schedule {text!r}: {reason} (character {position + 1})")
+
+    def pointer(self) -> str:
+        """The schedule with a caret under the offending character, two lines."""
+        return f"{self.text}\n{' ' * self.position}^"
+
+
+class PictureError(InputError):
+    """A picture cannot be read or used."""
+
+
+class RequestError(InputError):
+    """A field of a generation request is wrong or unknown."""
+
+
+class OutputError(InputError):
+    """The result cannot be written where it was asked for."""
+
+    exit_code = 3
+
+
+class CheckpointError(RecurVidError):
+    """A model file is missing, truncated, mismatched, or of a kind that is never opened."""
+
+    exit_code = 4
+
+
+class ComponentError(RecurVidError):
+    """A device, kernel library or optional extra that was asked for is not there."""
+
+    exit_code = 5
+
+
+class SessionError(RecurVidError):
+    """A session folder cannot be used or resumed."""
+
+    exit_code = 6
+
+
+class NumericsError(RecurVidError):
+    """NaN or infinity appeared where a picture should be."""
+
+    exit_code = 7

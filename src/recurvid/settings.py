@@ -1,0 +1,55 @@
+"""Paths and machine defaults; the only reader of the environment.
+
+RECURVID_HOME    where caches live (default: the platform's cache directory / recurvid)
+RECURVID_MODELS  extra folder of model files in the hub's layout, searched before the hub cache
+RECURVID_DEVICE  default of --device (auto)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Machine-wide defaults. They never change the meaning of a request."""
+
+    home: Path
+    models: Path | None
+    device: str
+
+    @property
+    def prompt_cache(self) -> Path:
+        """Where prompt embeddings are kept between runs."""
+        return self.home / "prompts"
+
+    @property
+    def sessions(self) -> Path:
+        """Where sessions without an explicit folder live."""
+        return self.home / "sessions"
+
+
+def _default_home() -> Path:
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+        return Path(base) / "recurvid" if base else Path.home() / "AppData/Local/recurvid"
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/recurvid"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(base) / "recurvid" if base else Path.home() / ".cache/recurvid"
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    home = os.environ.get("RECURVID_HOME")
+    models = os.environ.get("RECURVID_MODELS")
+    return Settings(
+        home=Path(home) if home else _default_home(),
+        models=Path(models) if models else None,
+        device=os.environ.get("RECURVID_DEVICE", "auto"),
+    )
