@@ -1,0 +1,254 @@
+"""Journal: the durable record of one session, a folder.
+
+::
+
+    request.json              what was asked, every default filled in
+    picture.jpg               a copy of the start picture (end_picture.png where there is one)
+    local.json                what concerns this machine: output, device, model folder
+    fingerprint.json          weights and code that made what lies here
+    plan.json                 sections, frames, size
+    conditioning.safetensors  embeddings and the latents of the given pictures
+    sections/0007.safetensors latents of the eighth section
+    video/0007.000000-000036.mp4   frames 0 to 35, which became final with the eighth section
+    so_far.mp4                the video so far, one file
+    finished.json             written last
+
+Each file is written beside, synced and renamed, so a file that is there is whole. Nothing here
+imports torch: the folder stands, with request and picture, before that takes its seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from recurvid import durable
+from recurvid.errors import RequestError, SessionError
+from recurvid.generation.request import GenerationRequest
+
+_SEGMENT = re.compile(r"(\d{4,})\.(\d{6,})-(\d{6,})\.[a-z0-9]+")
+_OURS = re.compile(r"(end_)?picture(\.[a-z0-9]{1,8})?|local\.json|lock|\.recurvid-.*\.partial.*")
+
+
+@dataclass(frozen=True)
+class Local:
+    """What concerns this machine only; read from a session folder and from nowhere else.
+
+    Attributes:
+        output: absolute path of the result.
+        overwrite: whether a file there may be replaced.
+        metadata: whether the request is embedded in the result.
+        device, dtype: as asked ("auto" included).
+        offline: never touch the network.
+        model_folder: absolute folder of a ``custom`` model.
+    """
+
+    output: str
+    overwrite: bool = False
+    metadata: bool = True
+    device: str = "auto"
+    dtype: str = "auto"
+    offline: bool = False
+    model_folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A finished piece of video: timeline ``frames`` that became final with ``section``."""
+
+    path: Path
+    section: int
+    frames: range
+
+
+class Journal:
+    """One session folder. Reading never changes it; writing is atomic, file by file."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @staticmethod
+    def create(
+        folder: Path,
+        request: GenerationRequest,
+        local: Local,
+        picture: Path,
+        end_picture: Path | None = None,
+    ) -> Journal:
+        """Start a session; ``request.json`` comes last and makes the folder a session.
+
+        Raises:
+            SessionError: the folder holds a session or something else, or cannot be written.
+        """
+        refuse_used_folder(folder)
+        journal = Journal(folder)
+        try:
+            journal.sections_folder.mkdir(parents=True, exist_ok=True)
+            journal.video_folder.mkdir(exist_ok=True)
+            durable.sync_folder(folder.parent)
+            _copy(picture, folder / f"picture{_suffix(picture)}")
+            if end_picture is not None:
+                _copy(end_picture, folder / f"end_picture{_suffix(end_picture)}")
+            durable.write_json(folder / "local.json", asdict(local))
+            durable.write_json(folder / "request.json", request.to_json())
+        except OSError as error:
+            raise SessionError(
+                f"cannot start a session in {folder}: {error.strerror or error}"
+            ) from None
+        return journal
+
+    @staticmethod
+    def open(folder: Path) -> Journal:
+        """An existing session.
+
+        Raises:
+            SessionError: there is none, or what makes it one is missing.
+        """
+        if not folder.is_dir():
+            raise SessionError(f"there is no session folder {folder}")
+        if not (folder / "request.json").is_file():
+            raise SessionError(f"{folder} is not a session folder (it has no request.json)")
+        journal = Journal(folder)
+        _ = journal.request, journal.local, journal.picture
+        return journal
+
+    def sweep(self) -> None:
+        """Remove what killed writers left behind. Only under the lock."""
+        for folder in (self.folder, self.sections_folder, self.video_folder):
+            folder.mkdir(exist_ok=True)
+            durable.sweep(folder)
+
+    @property
+    def sections_folder(self) -> Path:
+        """Latents, a file a section."""
+        return self.folder / "sections"
+
+    @property
+    def video_folder(self) -> Path:
+        """Segments of video."""
+        return self.folder / "video"
+
+    @property
+    def request(self) -> GenerationRequest:
+        """What was asked."""
+        try:
+            return GenerationRequest.from_untrusted(self.read_json("request.json"))
+        except RequestError as error:
+            raise SessionError(f"{self.folder / 'request.json'}: {error}") from None
+
+    @property
+    def local(self) -> Local:
+        """What concerns this machine."""
+        values = self.read_json("local.json")
+        try:
+            return Local(**values)
+        except TypeError:
+            raise SessionError(f"{self.folder / 'local.json'} has unknown fields") from None
+
+    def write_local(self, local: Local) -> None:
+        """Replace what concerns this machine (a resume may send the result elsewhere)."""
+        durable.write_json(self.folder / "local.json", asdict(local))
+
+    @property
+    def picture(self) -> Path:
+        """The copy of the start picture."""
+        found = self._find("picture")
+        if found is None:
+            raise SessionError(f"the session {self.folder} has lost its picture")
+        return found
+
+    @property
+    def end_picture(self) -> Path | None:
+        """The copy of the end picture, None where none was given."""
+        return self._find("end_picture")
+
+    @property
+    def conditioning_path(self) -> Path:
+        """Embeddings and given latents."""
+        return self.folder / "conditioning.safetensors"
+
+    def section_path(self, index: int) -> Path:
+        """Latents of a section."""
+        return self.sections_folder / f"{index:04d}.safetensors"
+
+    def segment_path(self, section: int, frames: range, suffix: str) -> Path:
+        """Where the segment of ``frames`` goes; the name says what it holds."""
+        name = f"{section:04d}.{frames.start:06d}-{frames.stop:06d}{suffix}"
+        return self.video_folder / name
+
+    def segments(self) -> list[Segment]:
+        """Finished segments in timeline order."""
+        found: list[Segment] = []
+        for path in self.video_folder.iterdir() if self.video_folder.is_dir() else ():
+            match = _SEGMENT.fullmatch(path.name)
+            if match is not None:
+                section, start, stop = (int(number) for number in match.groups())
+                found.append(Segment(path, section, range(start, stop)))
+        return sorted(found, key=lambda segment: segment.frames.start)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """One of the folder's JSON objects.
+
+        Raises:
+            SessionError: it is missing or not an object.
+        """
+        path = self.folder / name
+        try:
+            values = json.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise SessionError(f"{path} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise SessionError(f"{path} is not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise SessionError(f"{path} is not a JSON object")
+        return values
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write one of the folder's JSON objects, atomically."""
+        durable.write_json(self.folder / name, dict(values))
+
+    def has(self, name: str) -> bool:
+        """Whether a file of that name stands in the folder."""
+        return (self.folder / name).is_file()
+
+    def _find(self, stem: str) -> Path | None:
+        pattern = re.compile(rf"{stem}(\.[a-z0-9]{{1,8}})?")
+        found = sorted(path for path in self.folder.iterdir() if pattern.fullmatch(path.name))
+        return found[0] if found else None
+
+
+def refuse_used_folder(folder: Path) -> None:
+    """Raise unless a session can start in ``folder``: absent, empty, or a start that was killed.
+
+    Raises:
+        SessionError: with what to do instead.
+    """
+    if (folder / "request.json").exists():
+        raise SessionError(
+            f"{folder} already holds a session; continue it with: recurvid resume {folder}"
+        )
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise SessionError(f"{folder} is a file, not a session folder")
+    for path in folder.iterdir():
+        empty = path.is_dir() and path.name in {"sections", "video"} and not any(path.iterdir())
+        if not empty and not _OURS.fullmatch(path.name):
+            raise SessionError(
+                f"{folder} is not empty ({path.name}) and no session; choose another folder"
+            )
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return suffix if re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) else ""
+
+
+def _copy(source: Path, target: Path) -> None:
+    with durable.atomic_path(target) as beside:
+        shutil.copyfile(source, beside)

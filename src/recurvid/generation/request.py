@@ -1,0 +1,275 @@
+"""GenerationRequest: everything that a user asks of one video.
+
+The fields below are the only definition: command line options, API schema, form and journal are
+derived from their metadata. Pictures, output paths and devices are no part of it: a request may
+come out of someone else's video or from the network, and must not reach into this machine.
+
+Nothing here imports torch: a session folder exists before that takes its seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from recurvid.errors import RequestError
+
+FORMAT = 1
+CUSTOM_MODEL = "custom"
+ORDERS = ("inverted", "forward", "endpoint", "planned")
+SOLVERS = ("unipc", "unipc-bh2", "unipc-logsnr", "euler", "heun")
+NOISES = ("section", "sequential")
+LONGEST_TEXT = 10_000
+_LARGEST_JSON = 200_000
+_SIZE = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
+_MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class FieldLimits:
+    """What beside its type a field must satisfy, and what a user reads about it.
+
+    Attributes:
+        help: one sentence.
+        unit: of a number, "" where there is none.
+        minimum, maximum: inclusive, None for no limit.
+        choices: the only values allowed, empty for any.
+        group: heading under which a help page or a form shows it.
+    """
+
+    help: str
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    group: str = "Video"
+
+
+def _field(default: Any, limits: FieldLimits) -> Any:
+    return field(default=default, metadata={"limits": limits})
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """All that a user asks. None stands for "what the model is made for".
+
+    Raises:
+        RequestError: naming the field, from the constructor and every way to read one.
+    """
+
+    prompt: str = _field("", FieldLimits("What happens in the video."))
+    negative_prompt: str = _field(
+        "", FieldLimits("What should not appear. Used when the CFG scale is not 1.")
+    )
+    seconds: float = _field(5.0, FieldLimits("Length of the video.", "s", 0.01, 86_400))
+    seed: int = _field(
+        31337, FieldLimits("Same seed, request and machine: same video.", "", 0, 2**63 - 1)
+    )
+    model: str = _field("bundled", FieldLimits("Name of the model; `recurvid models` lists them."))
+    size: str | None = _field(
+        None,
+        FieldLimits("Base size (the picture's shape is kept) such as 640, or WIDTHxHEIGHT.", "px"),
+    )
+    fps: float | None = _field(None, FieldLimits("Frames per second.", "fps", 1, 240))
+    whole_sections: bool = _field(
+        False,
+        FieldLimits("Round the length to whole sections as the original does; trim nothing."),
+    )
+    crf: int = _field(
+        16, FieldLimits("Quality of the file: lower is better and larger.", "", 0, 51)
+    )
+    steps: int | None = _field(
+        None, FieldLimits("Denoising steps of each section.", "", 1, 1000, group="Sampling")
+    )
+    solver: str | None = _field(
+        None, FieldLimits("Solver of the flow.", choices=SOLVERS, group="Sampling")
+    )
+    shift: float | None = _field(
+        None,
+        FieldLimits(
+            "Shift of the noise levels; 0 derives it from the number of tokens.",
+            minimum=0,
+            maximum=100,
+            group="Sampling",
+        ),
+    )
+    guidance_scale: float | None = _field(
+        None,
+        FieldLimits(
+            "Distilled guidance, for models that have it.",
+            minimum=0,
+            maximum=100,
+            group="Sampling",
+        ),
+    )
+    cfg_scale: float | None = _field(
+        None,
+        FieldLimits(
+            "Classifier-free guidance in two passes; 1 is off.",
+            minimum=0,
+            maximum=100,
+            group="Sampling",
+        ),
+    )
+    cfg_rescale: float = _field(
+        0.0,
+        FieldLimits(
+            "How far CFG is scaled back to the contrast of the guided pass.",
+            minimum=0,
+            maximum=1,
+            group="Sampling",
+        ),
+    )
+    noise: str = _field(
+        "section",
+        FieldLimits(
+            "Noise by seed and section, or drawn in sequence as the original does.",
+            choices=NOISES,
+            group="Sampling",
+        ),
+    )
+    order: str | None = _field(
+        None, FieldLimits("Order of the sections.", choices=ORDERS, group="Sections")
+    )
+    schedule: str | None = _field(
+        None,
+        FieldLimits("Packing schedule, such as f1k1_x_g9_f1k1f2k2f16k4_td.", group="Sections"),
+    )
+    exact_gaps: bool = _field(
+        False,
+        FieldLimits("Tell the model its true distance to the start picture.", group="Sections"),
+    )
+
+    def __post_init__(self) -> None:
+        """Check every field; numbers given as int where a float belongs are converted."""
+        hints = get_type_hints(type(self))
+        for spec in fields(self):
+            value = _typed(spec.name, getattr(self, spec.name), hints[spec.name])
+            object.__setattr__(self, spec.name, value)
+            if value is not None:
+                _check_limits(spec.name, value, limits_of(spec))
+        if self.size is not None:
+            parse_size(self.size)
+        if not _MODEL.fullmatch(self.model):
+            raise RequestError(
+                f"model: {self.model[:80]!r} is not a model name; `recurvid models` lists them"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, every field, with the format's number first."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> GenerationRequest:
+        """Read what :meth:`to_json` wrote, or any JSON object of known fields.
+
+        It is safe on data from strangers: known fields only, checked types, bounded sizes, no
+        paths. What it names (a model) must still be present before anything uses it.
+        """
+        known = {spec.name for spec in fields(GenerationRequest)}
+        given = dict(values)
+        number = given.pop("format", FORMAT)
+        if type(number) is not int or number != FORMAT:
+            raise RequestError(
+                f"format: this request has format {str(number)[:20]!r}, this version of RecurVid "
+                f"reads {FORMAT}; update RecurVid"
+            )
+        for name in given:
+            if name not in known:
+                raise RequestError(f"{str(name)[:60]!r} is not a field of a request")
+        return GenerationRequest(**given)
+
+    @staticmethod
+    def from_untrusted(values: object) -> GenerationRequest:
+        """A request out of a video, a preset or the network: text or parsed JSON."""
+        if isinstance(values, str | bytes):
+            if len(values) > _LARGEST_JSON:
+                raise RequestError(f"the request is too large ({len(values)} bytes)")
+            try:
+                values = json.loads(values)
+            except (ValueError, RecursionError) as error:
+                raise RequestError(f"the request is not JSON: {str(error)[:100]}") from None
+        if not isinstance(values, Mapping):
+            raise RequestError("a request is a JSON object of fields")
+        return GenerationRequest.from_json(values)
+
+    def but(self, **changes: Any) -> GenerationRequest:
+        """The same request with some fields replaced."""
+        return replace(self, **changes)
+
+
+def request_fields() -> tuple[Field[Any], ...]:
+    """The fields in the order in which a user meets them."""
+    return fields(GenerationRequest)
+
+
+def limits_of(spec: Field[Any]) -> FieldLimits:
+    """Help, unit and limits of one field."""
+    limits = spec.metadata["limits"]
+    assert isinstance(limits, FieldLimits)
+    return limits
+
+
+def default_of(spec: Field[Any]) -> Any:
+    """The default of one field."""
+    assert spec.default is not MISSING
+    return spec.default
+
+
+def parse_size(text: str) -> int | tuple[int, int]:
+    """``"640"`` is a base size, ``"832x480"`` is (width, height), both in pixels.
+
+    Raises:
+        RequestError: anything else, or a side outside 16..8192.
+    """
+    match = _SIZE.fullmatch(text.strip().lower())
+    if match is None:
+        raise RequestError(f"size: {text[:40]!r} is neither a number such as 640 nor WIDTHxHEIGHT")
+    sides = [int(side) for side in match.groups() if side is not None]
+    if any(not 16 <= side <= 8192 for side in sides):
+        raise RequestError(f"size: {text[:40]!r} has a side outside 16 to 8192 pixels")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    wanted = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if type(value) in wanted and not (isinstance(value, float) and not math.isfinite(value)):
+        return value
+    if value is None and types.NoneType in wanted:
+        return None
+    if float in wanted and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    if int in wanted and type(value) is float and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    kinds = " or ".join(words[kind] for kind in wanted if kind is not types.NoneType)
+    raise RequestError(f"{name}: needs {kinds}, not {str(value)[:40]!r}")
+
+
+def _check_limits(name: str, value: Any, limits: FieldLimits) -> None:
+    if isinstance(value, str):
+        if len(value) > LONGEST_TEXT:
+            raise RequestError(f"{name}: {len(value)} characters; at most {LONGEST_TEXT} are read")
+        if "\0" in value:
+            raise RequestError(f"{name}: contains a zero byte")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise RequestError(f"{name}: is not valid text (a lone surrogate)") from None
+        if limits.choices and value not in limits.choices:
+            raise RequestError(
+                f"{name}: {value[:40]!r} is unknown; one of {', '.join(limits.choices)}"
+            )
+        return
+    if isinstance(value, bool):
+        return
+    unit = f" {limits.unit}" if limits.unit else ""
+    if limits.minimum is not None and value < limits.minimum:
+        raise RequestError(f"{name}: {value:g} is below the smallest, {limits.minimum:g}{unit}")
+    if limits.maximum is not None and value > limits.maximum:
+        raise RequestError(f"{name}: {value:g} is above the largest, {limits.maximum:g}{unit}")
