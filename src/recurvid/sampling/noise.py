@@ -27,7 +27,7 @@ class NoiseSource(Protocol):
     """Where sections get their starting noise from."""
 
     def draw(self, section: int, shape: Shape) -> Tensor:
-        """Standard normal noise of ``shape``, float32 on the CPU, for section number ``section``."""
+        """Standard normal noise of ``shape`` for a section, float32 on the CPU."""
         ...
 
     def skip(self, shapes: Iterable[Shape]) -> None:
@@ -36,7 +36,7 @@ class NoiseSource(Protocol):
 
 
 def section_seed(seed: int, section: int) -> int:
-    """64-bit seed of one section: (first 8 bytes of sha256("recurvid:SEED") + section * odd) mod 2^64.
+    """64-bit seed of one section: (sha256("recurvid:SEED")[:8] + section * odd) mod 2^64.
 
     The hash spreads neighbouring user seeds; the odd stride keeps the sections of a video apart.
     """

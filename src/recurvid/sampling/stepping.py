@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -40,7 +41,7 @@ def levels(sigmas: Tensor) -> list[float]:
         InputError: fewer than two, not strictly descending, or outside 0..1.
     """
     values = [float(s) for s in sigmas]
-    descending = all(a > b for a, b in zip(values, values[1:], strict=False))
+    descending = all(a > b for a, b in pairwise(values))
     if len(values) < 2 or not descending or values[0] > 1 or values[-1] < 0:
         raise InputError(f"sigmas must descend strictly within 1..0, at least two, not {values}")
     return values

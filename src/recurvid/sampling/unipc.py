@@ -130,10 +130,11 @@ def _advance(
     scheme: _Scheme,
     ahead: _Point | None = None,
 ) -> Tensor:
-    """One step of order len(past): the predictor, or with ``ahead`` (the target's call) the corrector.
+    """One step of order len(past): the predictor, or the corrector.
 
     Args:
         x: state at ``sigma``; past[0] is the call made there.
+        ahead: the call made at ``target``, which makes it the corrector.
     """
     now = past[0]
     h = scheme.lam(target) - now.lam
