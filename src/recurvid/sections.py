@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ABSENT = -(2**31)
+"""A timeline position that never exists. Plans put it where a slot must stay a zero latent although
+the position is, or later becomes, known (nothing that is still to be made may be seen)."""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -32,6 +36,11 @@ class Section:
     anchors: tuple[int, ...]
     prompt: int = 0
     lead: tuple[int, ...] = ()
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Timeline position of every frame that it makes, in the order of the latent tensor."""
+        return (*self.lead, *self.target)
 
 
 @dataclass(frozen=True)
