@@ -1,0 +1,1 @@
+"""HunyuanVideo's transformer over a packed context, as FramePack's checkpoints have it."""

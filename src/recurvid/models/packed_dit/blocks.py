@@ -1,0 +1,197 @@
+"""Double-stream and single-stream blocks. Submodule names are those of the released checkpoints.
+
+Tokens of the video (packed context, then target) are called ``image``; image tokens of the
+conditioning and the prompt are together called ``text``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recurvid.ops.attention.backend import AttentionBackend
+from recurvid.ops.modulation import EPS, gated, modulate
+from recurvid.ops.rope import RopeTable, apply_rope
+
+DOUBLE_VECTORS, SINGLE_VECTORS = 6, 3
+
+
+@dataclass(frozen=True)
+class BlockInputs:
+    """What all blocks of one forward pass share.
+
+    Attributes:
+        rope: phases of all tokens, image then text (text is not turned).
+        mask: (b, n) bool, True where a token may be attended to; None where all may.
+        attention: kernel.
+        temb: (b, d) embedding of timestep, guidance and pooled prompt; None when every block is
+            handed its modulation vectors instead.
+    """
+
+    rope: RopeTable
+    mask: Tensor | None
+    attention: AttentionBackend
+    temb: Tensor | None
+
+
+class Modulation(nn.Module):
+    """temb (b, d) to ``count`` vectors: shift, scale, gate, once or twice; (b, count, d)."""
+
+    def __init__(self, width: int, count: int):
+        super().__init__()
+        self.count = count
+        self.linear = nn.Linear(width, count * width)
+
+    def forward(self, temb: Tensor) -> Tensor:
+        """(b, d) to (b, count, d)."""
+        return self.linear(F.silu(temb)).unflatten(-1, (self.count, -1))
+
+
+class Activated(nn.Module):
+    """Linear and activation; the linear is called ``proj``."""
+
+    def __init__(self, width: int, hidden: int, activation: nn.Module):
+        super().__init__()
+        self.proj = nn.Linear(width, hidden)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to (..., hidden)."""
+        return self.activation(self.proj(x))
+
+
+class FeedForward(nn.Module):
+    """Two linears; their names in checkpoints are ``net.0.proj`` and ``net.2``."""
+
+    def __init__(self, width: int, hidden: int, activation: nn.Module):
+        super().__init__()
+        first, last = Activated(width, hidden, activation), nn.Linear(hidden, width)
+        self.net = nn.Sequential(first, nn.Identity(), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same shape."""
+        return self.net(x)
+
+
+class Attention(nn.Module):
+    """Projections of one stream: q, k, v with optional RMS norm, and optional output."""
+
+    def __init__(self, heads: int, head_dim: int, *, qk_norm: bool = True, output: bool = True):
+        super().__init__()
+        width = heads * head_dim
+        self.heads = heads
+        self.to_q = nn.Linear(width, width)
+        self.to_k = nn.Linear(width, width)
+        self.to_v = nn.Linear(width, width)
+        if qk_norm:
+            self.norm_q = nn.RMSNorm(head_dim, eps=EPS)
+            self.norm_k = nn.RMSNorm(head_dim, eps=EPS)
+        if output:
+            self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+    def split(self, x: Tensor) -> Tensor:
+        """(b, n, d) to (b, n, heads, head_dim)."""
+        return x.unflatten(-1, (self.heads, -1))
+
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised q and k, and v, of (b, n, d); each (b, n, heads, head_dim)."""
+        q, k, v = self.split(self.to_q(x)), self.split(self.to_k(x)), self.split(self.to_v(x))
+        return self.norm_q(q), self.norm_k(k), v
+
+
+class JointAttention(Attention):
+    """Attention of a double-stream block: both streams attend to both."""
+
+    def __init__(self, heads: int, head_dim: int):
+        super().__init__(heads, head_dim)
+        width = heads * head_dim
+        self.add_q_proj = nn.Linear(width, width)
+        self.add_k_proj = nn.Linear(width, width)
+        self.add_v_proj = nn.Linear(width, width)
+        self.norm_added_q = nn.RMSNorm(head_dim, eps=EPS)
+        self.norm_added_k = nn.RMSNorm(head_dim, eps=EPS)
+        self.to_add_out = nn.Linear(width, width)
+
+    def forward(self, image: Tensor, text: Tensor, shared: BlockInputs) -> tuple[Tensor, Tensor]:
+        """(b, n, d) and (b, l, d) to the same shapes."""
+        q, k, v = self.qkv(image)
+        q = torch.cat([q, self.norm_added_q(self.split(self.add_q_proj(text)))], dim=1)
+        k = torch.cat([k, self.norm_added_k(self.split(self.add_k_proj(text)))], dim=1)
+        v = torch.cat([v, self.split(self.add_v_proj(text))], dim=1)
+        q, k = apply_rope(q, shared.rope), apply_rope(k, shared.rope)
+        out = shared.attention(q, k, v, shared.mask).flatten(2)
+        n = image.shape[1]
+        return self.to_out[0](out[:, :n]), self.to_add_out(out[:, n:])
+
+
+class DoubleBlock(nn.Module):
+    """Image and text keep weights of their own and meet in attention."""
+
+    def __init__(self, heads: int, head_dim: int, mlp_width: int):
+        super().__init__()
+        width = heads * head_dim
+        self.norm1 = Modulation(width, DOUBLE_VECTORS)
+        self.norm1_context = Modulation(width, DOUBLE_VECTORS)
+        self.attn = JointAttention(heads, head_dim)
+        self.ff = FeedForward(width, mlp_width, nn.GELU(approximate="tanh"))
+        self.ff_context = FeedForward(width, mlp_width, nn.GELU(approximate="tanh"))
+
+    def vectors(self, temb: Tensor) -> tuple[Tensor, Tensor]:
+        """Modulation of image and of text, (b, 6, d) each: all that the block takes from temb."""
+        return self.norm1(temb), self.norm1_context(temb)
+
+    def forward(
+        self,
+        image: Tensor,
+        text: Tensor,
+        shared: BlockInputs,
+        vectors: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(b, n, d) and (b, l, d) to the same shapes.
+
+        ``vectors`` are made from ``shared.temb`` unless they were made before.
+        """
+        if vectors is None:
+            assert shared.temb is not None
+            vectors = self.vectors(shared.temb)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = vectors[0].unbind(1)
+        t_shift, t_scale, t_gate, t_mlp_shift, t_mlp_scale, t_mlp_gate = vectors[1].unbind(1)
+        update, t_update = self.attn(
+            modulate(image, shift, scale), modulate(text, t_shift, t_scale), shared
+        )
+        image, text = gated(image, gate, update), gated(text, t_gate, t_update)
+        update = self.ff(modulate(image, mlp_shift, mlp_scale))
+        t_update = self.ff_context(modulate(text, t_mlp_shift, t_mlp_scale))
+        return gated(image, mlp_gate, update), gated(text, t_mlp_gate, t_update)
+
+
+class SingleBlock(nn.Module):
+    """One stream of image and text tokens; attention and feed-forward side by side."""
+
+    def __init__(self, heads: int, head_dim: int, mlp_width: int):
+        super().__init__()
+        width = heads * head_dim
+        self.norm = Modulation(width, SINGLE_VECTORS)
+        self.attn = Attention(heads, head_dim, output=False)
+        self.proj_mlp = nn.Linear(width, mlp_width)
+        self.proj_out = nn.Linear(width + mlp_width, width)
+
+    def vectors(self, temb: Tensor) -> Tensor:
+        """Modulation (b, 3, d): all that the block takes from temb."""
+        return self.norm(temb)
+
+    def forward(self, x: Tensor, shared: BlockInputs, vectors: Tensor | None = None) -> Tensor:
+        """(b, n + l, d), image tokens first, to the same shape."""
+        if vectors is None:
+            assert shared.temb is not None
+            vectors = self.vectors(shared.temb)
+        shift, scale, gate = vectors.unbind(1)
+        y = modulate(x, shift, scale)
+        q, k, v = self.attn.qkv(y)
+        q, k = apply_rope(q, shared.rope), apply_rope(k, shared.rope)
+        attended = shared.attention(q, k, v, shared.mask).flatten(2)
+        hidden = F.gelu(self.proj_mlp(y), approximate="tanh")
+        return gated(x, gate, self.proj_out(torch.cat([attended, hidden], dim=-1)))

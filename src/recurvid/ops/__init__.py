@@ -1,0 +1,1 @@
+"""Tensor operations that a backbone is built from."""

@@ -1,0 +1,62 @@
+"""The one shape every attention kernel has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# (q, k, v, mask) -> out. q, k, v, out: (b, n, heads, head_dim); mask: (b, n_keys) bool, True
+# where a key may be attended to, or None.
+AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """What a caller is about to ask of a kernel.
+
+    Attributes:
+        device: device type, "cpu", "cuda", ...
+        dtype: of q, k and v.
+        head_dim: channels of one head.
+        masked: whether some keys are masked out.
+        grad: whether a backward pass follows.
+    """
+
+    device: str
+    dtype: torch.dtype
+    head_dim: int
+    masked: bool = False
+    grad: bool = False
+
+    @staticmethod
+    def of(query: Tensor, mask: Tensor | None) -> AttentionSpec:
+        """The spec of a call with this query and mask."""
+        return AttentionSpec(
+            device=query.device.type,
+            dtype=query.dtype,
+            head_dim=query.shape[-1],
+            masked=mask is not None,
+            grad=query.requires_grad and torch.is_grad_enabled(),
+        )
+
+
+@dataclass(frozen=True)
+class AttentionBackend:
+    """One attention kernel: softmax(q k^T / sqrt(head_dim)) v over all keys that the mask allows.
+
+    Attributes:
+        name: what the command line calls it.
+        function: the kernel; see ``AttentionFunction`` for shapes.
+        why_not: None if it can serve such a call here, else the reason in one phrase.
+    """
+
+    name: str
+    function: AttentionFunction
+    why_not: Callable[[AttentionSpec], str | None]
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend; (b, n, heads, head_dim) in and out."""
+        return self.function(q, k, v, mask)

@@ -1,0 +1,22 @@
+"""PyTorch's scaled-dot-product attention; torch picks the kernel (cuDNN, flash, efficient, math)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from recurvid.ops.attention.backend import AttentionBackend, AttentionSpec
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention by torch. A mask keeps flash kernels away, so callers crop instead where they can."""
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))  # (b, heads, n, head_dim)
+    bias = None if mask is None else mask[:, None, None, :]
+    return F.scaled_dot_product_attention(*heads_first, attn_mask=bias).transpose(1, 2)
+
+
+def _why_not(spec: AttentionSpec) -> str | None:
+    return None if spec.dtype.is_floating_point else f"{spec.dtype} is not floating point"
+
+
+SDPA = AttentionBackend("sdpa", attend, _why_not)
