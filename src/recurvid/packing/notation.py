@@ -21,6 +21,7 @@ end: in the first field when history lies before the target, in the last one whe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from recurvid.errors import ScheduleError
@@ -223,7 +224,9 @@ def _arrange(text: str, fields: list[Field], starts: list[int], discretized: boo
     return Notation(tuple(fields), target, history, discretized)
 
 
-def _history(fields: list[Field], target: int, error) -> int | None:
+def _history(
+    fields: list[Field], target: int, error: Callable[[str, int], ScheduleError]
+) -> int | None:
     """Place of the run that touches the target."""
     touching = [
         place
