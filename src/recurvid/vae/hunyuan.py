@@ -1,0 +1,117 @@
+"""HunyuanVideo's autoencoder, diffusers' ``AutoencoderKLHunyuanVideo``, behind ``Codec``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from recurvid.errors import CheckpointError, InputError
+from recurvid.latents import LatentFrames, LatentGeometry
+from recurvid.vae.tiling import TileGrid, TileStream
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
+        AutoencoderKLHunyuanVideo,
+    )
+
+
+class HunyuanCodec:
+    """The VAE of the released models.
+
+    Args:
+        module: the network in evaluation mode, on its device, in its dtype; it is not changed.
+            Call ``module.enable_tiling()`` first for tiles in space as well (256 px at stride
+            192), which bounds the memory of a decode.
+    """
+
+    def __init__(self, module: AutoencoderKLHunyuanVideo):
+        self.module = module
+        self.geometry = LatentGeometry(
+            channels=module.config["latent_channels"],
+            temporal_stride=module.config["temporal_compression_ratio"],
+            spatial_stride=module.config["spatial_compression_ratio"],
+        )
+        self.scaling_factor = float(module.config["scaling_factor"])
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Mean of the posterior, scaled: (b, 3, 4k+1, h, w) in -1..1 -> (b, 16, k+1, h/8, w/8)."""
+        check_frames(frames, self.geometry)
+        with torch.no_grad():
+            (posterior,) = self.module.encode(self._here(frames), return_dict=False)
+            return posterior.mode() * self.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """All frames of (b, 16, k+1, h, w) latents, in temporal tiles: (b, 3, 4k+1, 8h, 8w)."""
+        videos: list[Tensor] = []
+        for row in latents.split(1):
+            frames = LatentFrames.of(row, range(row.shape[2]))
+            pieces = [run.data for run in self.stream(row.shape[2]).push(frames)]
+            videos.append(torch.cat(pieces).transpose(0, 1))
+        return torch.stack(videos)
+
+    def stream(self, latent_frames: int, finished: Sequence[range] = ()) -> TileStream:
+        """Frames as sections arrive, each tile decoded once; see ``Codec.stream``."""
+        return TileStream(self.decode_tile, self.grid(latent_frames), finished)
+
+    def grid(self, latent_frames: int) -> TileGrid:
+        """The temporal tiles of a timeline, with the sizes that the network is set to."""
+        step = self.geometry.temporal_stride
+        length = int(self.module.tile_sample_min_num_frames)
+        stride = int(self.module.tile_sample_stride_num_frames)
+        return TileGrid(latent_frames, length // step + 1, stride // step, length - stride, step)
+
+    def decode_tile(self, latents: Tensor) -> Tensor:
+        """One decoder run without tiles in time: (1, 16, n, h, w) -> (1, 3, 4n-3, 8h, 8w)."""
+        vae = self.module
+        z = self._here(latents) / self.scaling_factor
+        limit = (
+            vae.tile_sample_min_height // self.geometry.spatial_stride,
+            vae.tile_sample_min_width // self.geometry.spatial_stride,
+        )
+        if vae.use_tiling and (z.shape[3] > limit[0] or z.shape[4] > limit[1]):
+            return vae.tiled_decode(z, return_dict=False)[0]
+        return vae.decoder(vae.post_quant_conv(z))
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        return tensor.to(device=self.module.device, dtype=self.module.dtype)
+
+
+def check_frames(frames: Tensor, geometry: LatentGeometry) -> None:
+    """Raise InputError unless frames (b, 3, t, h, w) fit the strides of a codec."""
+    if frames.ndim != 5 or frames.shape[1] != 3:
+        raise InputError(f"frames must be (b, 3, t, h, w), not {tuple(frames.shape)}")
+    t, h, w = frames.shape[2:]
+    if t % geometry.temporal_stride != 1 % geometry.temporal_stride:
+        raise InputError(f"{t} frames cannot be encoded: give {geometry.temporal_stride}k + 1")
+    if h % geometry.spatial_stride or w % geometry.spatial_stride:
+        raise InputError(f"{w}x{h} is not divisible by {geometry.spatial_stride}: crop it first")
+
+
+def load_hunyuan(
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    spatial_tiling: bool = False,
+) -> HunyuanCodec:
+    """Load a diffusers VAE folder (config.json and safetensors) from disk; nothing is fetched."""
+    from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
+        AutoencoderKLHunyuanVideo,
+    )
+
+    try:
+        loaded = AutoencoderKLHunyuanVideo.from_pretrained(
+            str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{folder} is not a HunyuanVideo VAE: {reason}") from error
+    nn.Module.to(loaded, device)
+    module = loaded.eval().requires_grad_(False)
+    if spatial_tiling:
+        module.enable_tiling()
+    return HunyuanCodec(module)

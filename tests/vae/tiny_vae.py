@@ -1,0 +1,24 @@
+"""Tiny autoencoders built from the real classes, with random weights."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
+
+
+def tiny_hunyuan(seed: int = 0, attention: bool = False) -> AutoencoderKLHunyuanVideo:
+    """A few thousand parameters of AutoencoderKLHunyuanVideo, 4x in time and 8x in space."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKLHunyuanVideo(
+        latent_channels=4,
+        block_out_channels=(4, 4, 4, 4),  # type: ignore
+        layers_per_block=1,
+        norm_num_groups=2,
+        mid_block_add_attention=attention,
+    )
+    return vae.eval().requires_grad_(False)
+
+
+def inverted_sections(count: int, size: int = 9) -> list[range]:
+    """Targets of an inverted run, in the order of generation: the last frames first."""
+    return [range(1 + size * i, 1 + size * (i + 1)) for i in reversed(range(count))]
