@@ -2,11 +2,11 @@
 
 ::
 
-    request.json              what was asked, every default filled in
+    request.json              what was asked
     picture.jpg               a copy of the start picture (end_picture.png where there is one)
     local.json                what concerns this machine: output, device, model folder
     fingerprint.json          weights and code that made what lies here
-    plan.json                 sections, frames, size
+    plan.json                 the request with every default filled in, sections, frames, size
     conditioning.safetensors  embeddings and the latents of the given pictures
     sections/0007.safetensors latents of the eighth section
     video/0007.000000-000036.mp4   frames 0 to 35, which became final with the eighth section
@@ -45,7 +45,7 @@ class Local:
         metadata: whether the request is embedded in the result.
         device, dtype: as asked ("auto" included).
         offline: never touch the network.
-        model_folder: absolute folder of a ``custom`` model.
+        model: where the model's files are looked for, as the user said it; None for its name.
     """
 
     output: str
@@ -54,7 +54,7 @@ class Local:
     device: str = "auto"
     dtype: str = "auto"
     offline: bool = False
-    model_folder: str | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True)

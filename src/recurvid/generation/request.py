@@ -20,7 +20,6 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from recurvid.errors import RequestError
 
 FORMAT = 1
-CUSTOM_MODEL = "custom"
 ORDERS = ("inverted", "forward", "endpoint", "planned")
 SOLVERS = ("unipc", "unipc-bh2", "unipc-logsnr", "euler", "heun")
 NOISES = ("section", "sequential")

@@ -1,0 +1,54 @@
+"""Which model a request means, and the request with that model's defaults filled in. No torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recurvid.checkpoints.known import KNOWN, ModelSpec
+from recurvid.errors import RequestError
+from recurvid.generation.request import GenerationRequest
+
+DEFAULT_SOLVER = "unipc"
+
+
+def spec_of(request: GenerationRequest) -> ModelSpec:
+    """The known model that a request names.
+
+    Raises:
+        RequestError: no such model.
+    """
+    if request.model not in KNOWN:
+        raise RequestError(f"model: {request.model!r} is unknown; one of {', '.join(KNOWN)}")
+    return KNOWN[request.model]
+
+
+def resolved(request: GenerationRequest, spec: ModelSpec) -> GenerationRequest:
+    """The request with every None replaced by what the model is made for.
+
+    A session and a video keep this form, so that they mean the same under later defaults.
+    ``guidance_scale`` stays None for a model without the embedding.
+
+    Raises:
+        RequestError: a guidance scale for a model that has none.
+    """
+    made_for = spec.defaults
+    guidance = request.guidance_scale
+    if guidance is not None and made_for.guidance_scale is None:
+        raise RequestError(
+            f"guidance_scale: the model {spec.name!r} has no guidance embedding; use cfg_scale"
+        )
+    return request.but(
+        order=_or(request.order, made_for.order),
+        schedule=_or(request.schedule, made_for.schedule),
+        fps=_or(request.fps, made_for.fps),
+        size=_or(request.size, str(made_for.base)),
+        steps=_or(request.steps, made_for.steps),
+        solver=_or(request.solver, DEFAULT_SOLVER),
+        shift=_or(request.shift, made_for.shift or 0.0),
+        guidance_scale=_or(guidance, made_for.guidance_scale),
+        cfg_scale=_or(request.cfg_scale, made_for.cfg_scale),
+    )
+
+
+def _or(given: Any, default: Any) -> Any:
+    return default if given is None else given

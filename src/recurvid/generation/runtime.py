@@ -1,0 +1,82 @@
+"""Runtime: how this machine runs a request. It must not change what the request means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from recurvid.errors import ComponentError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Device and number type of a run.
+
+    Attributes:
+        dtype: None leaves the choice to the model (see :func:`dtype_for`).
+        offline: never touch the network.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+    offline: bool = False
+
+    @staticmethod
+    def of(device: str = "auto", dtype: str = "auto", *, offline: bool = False) -> Runtime:
+        """From the names that a user gives.
+
+        Raises:
+            ComponentError: no such device on this machine, or an unknown number type.
+        """
+        if dtype != "auto" and dtype not in DTYPES:
+            raise ComponentError(f"dtype {dtype!r} is unknown; auto or {', '.join(DTYPES)}")
+        return Runtime(pick_device(device), DTYPES.get(dtype), offline)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of a name; ``auto`` takes CUDA (or ROCm), MPS, XPU or the CPU, in this order.
+
+    Raises:
+        ComponentError: naming what is there instead.
+    """
+    present = available_devices()
+    if name == "auto":
+        return torch.device(present[0])
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ComponentError(f"device {name!r} is unknown; here are {', '.join(present)}") from None
+    if device.type not in present:
+        raise ComponentError(f"no {device.type} device here; there are {', '.join(present)}")
+    count = getattr(torch, device.type).device_count() if device.type in ("cuda", "xpu") else 1
+    if ":" in name and device.index >= count:
+        raise ComponentError(f"device {name!r}: there are {count} of {device.type}, from 0")
+    return device
+
+
+def available_devices() -> tuple[str, ...]:
+    """Kinds of device that torch can use here, best first; the CPU is always the last."""
+    present: list[str] = []
+    if torch.cuda.is_available():
+        present.append("cuda")
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    if torch.xpu.is_available():
+        present.append("xpu")
+    return (*present, "cpu")
+
+
+def dtype_for(runtime: Runtime, *, small: bool) -> torch.dtype:
+    """Number type of the backbone: what was asked, else float32 for a small model, else half."""
+    if runtime.dtype is not None:
+        return runtime.dtype
+    if small:
+        return torch.float32
+    if runtime.device.type == "cuda" and not torch.cuda.is_bf16_supported(
+        including_emulation=False
+    ):
+        return torch.float16
+    return torch.bfloat16

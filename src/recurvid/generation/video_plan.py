@@ -1,0 +1,163 @@
+"""VideoPlan: a request turned into sections, frames and a size, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recurvid.checkpoints.known import ModelSpec
+from recurvid.errors import RecurVidError, SessionError
+from recurvid.events import Planned
+from recurvid.generation.defaults import resolved
+from recurvid.generation.request import GenerationRequest, parse_size
+from recurvid.latents import LatentGeometry
+from recurvid.packing import PackingSchedule
+from recurvid.planning import duration, plan
+from recurvid.sections import Section, SectionPlan
+from recurvid.video.buckets import bucket_for, check_size
+
+
+@dataclass(frozen=True)
+class VideoPlan:
+    """What will be made.
+
+    Attributes:
+        request: with every default filled in.
+        sections: in order of generation.
+        frames: pixel frames of the result, counted from the start of the timeline.
+        height, width: of the video, in pixels.
+    """
+
+    request: GenerationRequest
+    sections: SectionPlan
+    frames: int
+    height: int
+    width: int
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        assert self.request.fps is not None
+        return self.request.fps
+
+    @property
+    def schedule(self) -> PackingSchedule:
+        """The packing schedule."""
+        return PackingSchedule.parse(self.sections.schedule)
+
+    def event(self) -> Planned:
+        """What is said before anything starts."""
+        sections = len(self.sections.sections)
+        return Planned(sections, self.frames, self.fps, self.height, self.width)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "request": self.request.to_json(),
+            "frames": self.frames,
+            "height": self.height,
+            "width": self.width,
+            "order": self.sections.order,
+            "schedule": self.sections.schedule,
+            "latent_frames": self.sections.latent_frames,
+            "given": list(self.sections.given),
+            "sections": [_section_to_json(section) for section in self.sections.sections],
+        }
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> VideoPlan:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            SessionError: it is something else.
+        """
+        try:
+            sections = SectionPlan(
+                order=values["order"],
+                schedule=values["schedule"],
+                sections=tuple(_section_from_json(section) for section in values["sections"]),
+                latent_frames=values["latent_frames"],
+                given=tuple(values["given"]),
+            )
+            request = GenerationRequest.from_json(values["request"])
+            return VideoPlan(request, sections, values["frames"], values["height"], values["width"])
+        except (KeyError, TypeError, ValueError, RecurVidError) as error:
+            raise SessionError(f"plan.json is not a plan ({error})") from None
+
+
+def plan_video(
+    request: GenerationRequest,
+    spec: ModelSpec,
+    picture_size: tuple[int, int],
+    geometry: LatentGeometry,
+    *,
+    end_picture: bool = False,
+) -> VideoPlan:
+    """Turn a request into a plan.
+
+    Args:
+        picture_size: (height, width) of the start picture, which chooses the bucket.
+        geometry: of the model's autoencoder.
+        end_picture: whether the video ends at a given picture; then nothing is trimmed, because
+            the trimmed part would be the end that was asked for.
+
+    Raises:
+        InputError: a field that the model or the planner cannot do, naming it.
+    """
+    filled = resolved(request, spec)
+    assert filled.schedule is not None
+    assert filled.order is not None
+    assert filled.fps is not None
+    assert filled.size is not None
+    height, width = video_size(filled.size, picture_size)
+    schedule = PackingSchedule.parse(filled.schedule)
+    length = duration(
+        filled.seconds, filled.fps, schedule, geometry, whole_sections=filled.whole_sections
+    )
+    sections = plan(
+        filled.order,
+        schedule,
+        length.sections,
+        exact_gaps=filled.exact_gaps,
+        end_picture=end_picture,
+    )
+    frames = length.generated_frames if end_picture else length.frames
+    return VideoPlan(filled, sections, frames, height, width)
+
+
+def video_size(size: str, picture_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the video for a request's ``size`` and a picture's (height, width).
+
+    Raises:
+        RequestError: a size that no video here can have.
+    """
+    asked = parse_size(size)
+    if isinstance(asked, int):
+        return bucket_for(picture_size[0], picture_size[1], asked)
+    check_size(asked[1], asked[0])
+    return asked[1], asked[0]
+
+
+def _section_to_json(section: Section) -> dict[str, Any]:
+    return {
+        "index": section.index,
+        "target": [section.target.start, section.target.stop],
+        "gap": section.gap,
+        "history": list(section.history),
+        "anchors": list(section.anchors),
+        "prompt": section.prompt,
+        "lead": list(section.lead),
+    }
+
+
+def _section_from_json(values: Mapping[str, Any]) -> Section:
+    return Section(
+        index=values["index"],
+        target=range(*values["target"]),
+        gap=values["gap"],
+        history=tuple(values["history"]),
+        anchors=tuple(values["anchors"]),
+        prompt=values["prompt"],
+        lead=tuple(values["lead"]),
+    )
