@@ -1,0 +1,1 @@
+"""Pixels in, pixels out: pictures, sizes, video files. Nothing here knows a model."""

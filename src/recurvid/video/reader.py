@@ -1,0 +1,108 @@
+"""A video file to frames, with the colours that its tags ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recurvid.errors import InputError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+# What people hand in. Playlists and other formats that name further files or addresses stay out.
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,matroska,webm,avi,gif,flv,mpegts,mpeg,asf,ogg,apng,"
+    "webp_anim,h264,hevc,ivf,mxf"
+)
+_OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file is.
+
+    Attributes:
+        frames: decoded frames, counted and not believed from the header.
+        fps: average rate.
+        height, width: pixels, as shown (rotation applied).
+        codec: FFmpeg's name, "h264".
+    """
+
+    frames: int
+    fps: Fraction
+    height: int
+    width: int
+    codec: str
+
+    @property
+    def seconds(self) -> float:
+        """Length."""
+        return float(self.frames / self.fps)
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Describe a video; its packets are read, its frames are not decoded.
+
+    Raises:
+        InputError: no such file, or not a video.
+    """
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        frames = sum(1 for packet in container.demux(stream) if packet.size > 0)
+        rate = stream.average_rate or stream.base_rate or Fraction(1)
+        context = stream.codec_context
+        return VideoInfo(frames, Fraction(rate), context.height, context.width, context.name)
+
+
+def read_frames(
+    path: str | Path, start: int = 0, stop: int | None = None
+) -> Generator[NDArray[np.uint8]]:
+    """Yield frames ``start`` to ``stop`` (exclusive; None: all), each (h, w, 3) uint8 sRGB.
+
+    One frame is in memory at a time. Frames before ``start`` are decoded and dropped.
+
+    Raises:
+        InputError: no such file, not a video, or broken on the way.
+    """
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        for frame in islice(container.decode(stream), start, stop):
+            yield to_rgb(frame)
+
+
+def to_rgb(frame: Any) -> NDArray[np.uint8]:
+    """A decoded PyAV frame as (h, w, 3) uint8 sRGB.
+
+    Untagged frames are taken for BT.709 from 720 lines on and for BT.601 below, as players do.
+    """
+    matrix = int(frame.colorspace)
+    if matrix not in (1, 4, 5, 6, 7, 9):
+        matrix = 1 if frame.height >= 720 else 5
+    pixels = frame.reformat(format="rgb24", src_colorspace=matrix, interpolation="BICUBIC")
+    return pixels.to_ndarray()
+
+
+@contextmanager
+def _opened(path: str | Path) -> Generator[InputContainer]:
+    import av
+    from av.error import FFmpegError
+
+    if not Path(path).is_file():
+        raise InputError(f"video {str(path)!r}: no such file")
+    try:
+        with av.open(str(path), options=_OPEN_OPTIONS) as container:
+            if not container.streams.video:
+                raise InputError(f"video {str(path)!r}: has no pictures in it")
+            yield container
+    except FFmpegError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"video {str(path)!r}: cannot be read ({reason})") from error
