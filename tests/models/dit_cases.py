@@ -11,17 +11,13 @@ from torch import Tensor
 
 from recurvid.conditioning import Conditioning
 from recurvid.latents import LatentFrames
-from recurvid.models.packed_dit.config import PackedDiTConfig, kernel_size
+from recurvid.models.packed_dit.config import PackedDiTConfig, parse_kernel
 from recurvid.models.packed_dit.model import PackedDiT
+from recurvid.packing.pack import ContextGroup, PackedContext
 
 
-def group(kernel: str, data: Tensor, index: Tensor) -> SimpleNamespace:
-    t, h, w = kernel_size(kernel)
-    return SimpleNamespace(kernel=SimpleNamespace(t=t, h=h, w=w), frames=LatentFrames(data, index))
-
-
-def context_of(*groups: SimpleNamespace) -> SimpleNamespace:
-    return SimpleNamespace(groups=tuple(groups))
+def group(kernel: str, data: Tensor, index: Tensor) -> ContextGroup:
+    return ContextGroup(parse_kernel(kernel), LatentFrames(data, index))
 
 
 @dataclass
@@ -113,8 +109,8 @@ class Case:
 
     def run_ours(self, model: PackedDiT, x: SimpleNamespace, **kwargs) -> Tensor:
         frames = {k: LatentFrames.of(x.latents[k], self.index[k]) for k in self.index}
-        context = context_of(
-            *(group(k, frames[k].data, frames[k].index) for k in ("k4", "k2", "k1"))
+        context = PackedContext(
+            tuple(group(k, frames[k].data, frames[k].index) for k in ("k4", "k2", "k1"))
         )
         return model(frames["g"], x.timestep, x.conditioning, context, **kwargs)
 

@@ -99,7 +99,8 @@ class Attention(nn.Module):
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised q and k, and v, of (b, n, d); each (b, n, heads, head_dim)."""
         q, k, v = self.split(self.to_q(x)), self.split(self.to_k(x)), self.split(self.to_v(x))
-        return self.norm_q(q), self.norm_k(k), v
+        # Under autocast norms give fp32; kernels want one type.
+        return self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype), v
 
 
 class JointAttention(Attention):

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from recurvid.errors import CheckpointError, InputError
+from recurvid.packing.kernel import Kernel
 
 # Class names that stand in the config.json of checkpoints with this architecture.
 ARCHITECTURES = (
@@ -22,6 +23,22 @@ ONLY: dict[str, Any] = {
     "qk_norm": "rms_norm",
     "image_condition_type": None,
 }
+
+
+def parse_kernel(text: str) -> Kernel:
+    """Read "k4" = (4, 8, 8) or the long form "k2h4w2" = (2, 4, 2).
+
+    Raises:
+        InputError: not a kernel, or one that does not cover whole (1, 2, 2) tokens.
+    """
+    match = re.fullmatch(r"k([1-9]\d{0,4})(?:h([1-9]\d{0,4})w([1-9]\d{0,4}))?", text)
+    if match is None:
+        raise InputError(f"model config: context kernel {text!r} is not of the form k4 or k4h8w8")
+    t, h, w = match.groups()
+    try:
+        return Kernel(int(t), int(h or 2 * int(t)), int(w or 2 * int(t)))
+    except ValueError as error:
+        raise InputError(f"model config: context kernel {text!r} must have even sides") from error
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,8 @@ class PackedDiTConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rope_axes_dim", tuple(self.rope_axes_dim))
         object.__setattr__(self, "context_kernels", tuple(self.context_kernels))
+        for kernel in self.context_kernels:
+            parse_kernel(kernel)
         if sum(self.rope_axes_dim) != self.attention_head_dim:
             raise InputError(
                 f"model config: rope_axes_dim {self.rope_axes_dim} must add up to "
@@ -136,19 +155,3 @@ PRESETS: dict[str, PackedDiTConfig] = {
         rope_axes_dim=(8, 28, 28),
     ),
 }
-
-
-def kernel_size(kernel: str) -> tuple[int, int, int]:
-    """(t, h, w) of "k4" = (4, 8, 8) or of the long form "k2h4w2" = (2, 4, 2), in latents.
-
-    Raises:
-        InputError: not a kernel, or one that does not cover whole (1, 2, 2) tokens.
-    """
-    match = re.fullmatch(r"k([1-9]\d*)(?:h([1-9]\d*)w([1-9]\d*))?", kernel)
-    if match is None:
-        raise InputError(f"context kernel {kernel!r} is not of the form k4 or k4h8w8")
-    t, h, w = match.groups()
-    size = (int(t), int(h or 2 * int(t)), int(w or 2 * int(t)))
-    if size[1] % 2 or size[2] % 2:
-        raise InputError(f"context kernel {kernel!r}: height and width must be even")
-    return size

@@ -122,7 +122,7 @@ class TextEmbedder(nn.Module):
     def forward(
         self, text: Tensor, timestep: Tensor, mask: Tensor | None, attention: AttentionBackend
     ) -> Tensor:
-        """(b, l, channels) to (b, l, d); where ``mask`` (b, l) is False the result means nothing."""
+        """(b, l, channels) to (b, l, d); where ``mask`` is False the result is noise."""
         if mask is None:
             mean = text.mean(dim=1)
         else:

@@ -9,38 +9,43 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recurvid.errors import InputError
+from recurvid.packing.kernel import Kernel
 
-Size = tuple[int, int, int]  # (t, h, w) in latents
-
-NATIVE_NAMES: dict[Size, str] = {
-    (1, 2, 2): "proj",
-    (2, 4, 4): "proj_2x",
-    (4, 8, 8): "proj_4x",
-    (8, 16, 16): "proj_8x",
+COARSEST = Kernel(8, 16, 16)
+NATIVE_NAMES = {
+    Kernel(1, 2, 2): "proj",
+    Kernel(2, 4, 4): "proj_2x",
+    Kernel(4, 8, 8): "proj_4x",
+    COARSEST: "proj_8x",
 }
-COARSEST: Size = (8, 16, 16)
 
 
-def pooling(size: Size) -> int:
-    """How often a kernel's latents are halved 2x2x2 before a layer sees them, as a factor.
+def pooling(kernel: Kernel) -> int:
+    """By what factor latents are averaged in t, h and w before a layer sees them.
 
     k16, k32, ... have no weights: they are averaged down to k8 (paper section 1, "Independent
     patchify parameters"). Every other kernel: 1.
     """
-    factor = size[0] // COARSEST[0]
-    coarser = factor > 1 and factor & (factor - 1) == 0
-    return factor if coarser and size == tuple(factor * n for n in COARSEST) else 1
+    factor = kernel.t // COARSEST.t
+    power_of_two = factor > 0 and factor & (factor - 1) == 0
+    return factor if kernel.is_short and kernel.t % COARSEST.t == 0 and power_of_two else 1
 
 
-def layer_name(size: Size) -> str:
+def layer_kernel(kernel: Kernel) -> Kernel:
+    """The kernel whose weights serve ``kernel``: itself, or k8 for what is coarser."""
+    return COARSEST if pooling(kernel) > 1 else kernel
+
+
+def layer_name(kernel: Kernel) -> str:
     """Name of the layer that serves a kernel: the released names, else ``proj_{t}x{h}x{w}``."""
-    own = COARSEST if pooling(size) > 1 else size
-    return NATIVE_NAMES.get(own, f"proj_{own[0]}x{own[1]}x{own[2]}")
+    own = layer_kernel(kernel)
+    return NATIVE_NAMES.get(own, f"proj_{own.t}x{own.h}x{own.w}")
 
 
-def pad_to_multiple(latents: Tensor, size: Size) -> Tensor:
-    """Repeat the last frame, row, column of (b, c, t, h, w) up to multiples of ``size``."""
-    t, h, w = (-n % k for n, k in zip(latents.shape[2:], size, strict=True))
+def pad_to_multiple(latents: Tensor, kernel: Kernel) -> Tensor:
+    """Repeat the last frame, row, column of (b, c, t, h, w) up to multiples of the kernel."""
+    frames, height, width = latents.shape[2:]
+    t, h, w = -frames % kernel.t, -height % kernel.h, -width % kernel.w
     if not (t or h or w):
         return latents
     return F.pad(latents, (0, w, 0, h, 0, t), mode="replicate")
@@ -49,29 +54,29 @@ def pad_to_multiple(latents: Tensor, size: Size) -> Tensor:
 class HistoryEmbedder(nn.Module):
     """Latents of past frames to tokens, through the layer of their kernel."""
 
-    def __init__(self, in_channels: int, width: int, kernels: Iterable[Size]):
+    def __init__(self, in_channels: int, width: int, kernels: Iterable[Kernel]):
         super().__init__()
-        for size in kernels:
-            own = COARSEST if pooling(size) > 1 else size
-            layer = nn.Conv3d(in_channels, width, kernel_size=own, stride=own)
-            self.add_module(layer_name(own), layer)
+        for kernel in dict.fromkeys(map(layer_kernel, kernels)):
+            size = (kernel.t, kernel.h, kernel.w)
+            layer = nn.Conv3d(in_channels, width, kernel_size=size, stride=size)
+            self.add_module(layer_name(kernel), layer)
 
-    def forward(self, latents: Tensor, size: Size) -> Tensor:
+    def forward(self, latents: Tensor, kernel: Kernel) -> Tensor:
         """(b, c, t, h, w) to (b, n, d), tokens ordered by frame, row, column.
 
         Raises:
             InputError: no layer for this kernel.
         """
-        name = layer_name(size)
-        if name not in self._modules:
+        layer = self._modules.get(layer_name(kernel))
+        if layer is None:
             raise InputError(
-                f"the model has no patchify layer for context kernel {size}; add it to the "
-                f"config's context_kernels (it has {', '.join(self._modules)})"
+                f"context: the model has no patchify layer for kernel {kernel}; "
+                f"add it to the config's context_kernels (there is {', '.join(self._modules)})"
             )
-        latents = pad_to_multiple(latents, size)
-        if (factor := pooling(size)) > 1:
+        latents = pad_to_multiple(latents, kernel)
+        if (factor := pooling(kernel)) > 1:
             latents = F.avg_pool3d(latents, factor)
-        return self.get_submodule(name)(latents).flatten(2).transpose(1, 2)
+        return layer(latents).flatten(2).transpose(1, 2)
 
 
 @torch.no_grad()

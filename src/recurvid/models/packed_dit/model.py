@@ -10,8 +10,9 @@ handed in again (``Prepared``):
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from recurvid.conditioning import Conditioning
 from recurvid.errors import InputError
 from recurvid.latents import LatentFrames
 from recurvid.models.packed_dit.blocks import BlockInputs, DoubleBlock, Modulation, SingleBlock
-from recurvid.models.packed_dit.config import PackedDiTConfig, kernel_size
+from recurvid.models.packed_dit.config import PackedDiTConfig, parse_kernel
 from recurvid.models.packed_dit.embedders import (
     ImageProjection,
     PatchEmbedder,
@@ -33,9 +34,9 @@ from recurvid.ops.attention.backend import AttentionBackend
 from recurvid.ops.attention.sdpa import SDPA
 from recurvid.ops.modulation import modulate
 from recurvid.ops.rope import RopeTable, rope_table
-
-if TYPE_CHECKING:
-    from recurvid.packing.pack import PackedContext
+from recurvid.packing.kernel import Kernel
+from recurvid.packing.pack import PackedContext
+from recurvid.packing.schedule import TARGET_KERNEL
 
 PATCH = 2  # latents to a token, in height and in width
 
@@ -102,7 +103,7 @@ class PackedDiT(nn.Module):
         width, heads, head_dim = config.width, config.num_attention_heads, config.attention_head_dim
         self.x_embedder = PatchEmbedder(config.in_channels, width)
         self.clean_x_embedder = (
-            HistoryEmbedder(config.in_channels, width, map(kernel_size, config.context_kernels))
+            HistoryEmbedder(config.in_channels, width, map(parse_kernel, config.context_kernels))
             if config.has_clean_x_embedder
             else None
         )
@@ -196,8 +197,10 @@ class PackedDiT(nn.Module):
 
     def with_vectors(self, prompt: PromptState) -> PromptState:
         """The same with the modulation of all blocks made, so that its weights can be let go."""
-        double = tuple(block.vectors(prompt.temb) for block in self.transformer_blocks)
-        single = tuple(block.vectors(prompt.temb) for block in self.single_transformer_blocks)
+        double_blocks = cast(Iterable[DoubleBlock], self.transformer_blocks)
+        single_blocks = cast(Iterable[SingleBlock], self.single_transformer_blocks)
+        double = tuple(block.vectors(prompt.temb) for block in double_blocks)
+        single = tuple(block.vectors(prompt.temb) for block in single_blocks)
         return replace(prompt, vectors=Vectors(double, single, self.norm_out(prompt.temb)))
 
     def embed_section(self, context: PackedContext, target: LatentFrames) -> SectionState:
@@ -209,13 +212,12 @@ class PackedDiT(nn.Module):
         tokens: list[Tensor] = []
         tables: list[RopeTable] = []
         for group in context.groups:
-            size = (group.kernel.t, group.kernel.h, group.kernel.w)
             if self.clean_x_embedder is None:
                 raise InputError("context: this model takes none (has_clean_x_embedder is false)")
             self._check_size(f"context group {group.kernel}", group.frames.data)
-            tokens.append(self.clean_x_embedder(group.frames.data.to(self.dtype), size))
-            tables.append(self._rope(group.frames, size))
-        tables.append(self._rope(target, (1, PATCH, PATCH)))
+            tokens.append(self.clean_x_embedder(group.frames.data.to(self.dtype), group.kernel))
+            tables.append(self._rope(group.frames, group.kernel))
+        tables.append(self._rope(target, TARGET_KERNEL))
         return SectionState(torch.cat(tokens, dim=1) if tokens else None, RopeTable.joined(tables))
 
     def run_blocks(
@@ -264,7 +266,7 @@ class PackedDiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def _rope(self, frames: LatentFrames, size: tuple[int, int, int]) -> RopeTable:
+    def _rope(self, frames: LatentFrames, kernel: Kernel) -> RopeTable:
         """Phases of a group of latent frames seen through a patchify kernel."""
         height, width = frames.data.shape[-2:]
         return rope_table(
@@ -272,7 +274,7 @@ class PackedDiT(nn.Module):
             (height // PATCH, width // PATCH),
             self.config.rope_axes_dim,
             self.config.rope_theta,
-            (size[0], size[1] // PATCH, size[2] // PATCH),
+            (kernel.t, kernel.h // PATCH, kernel.w // PATCH),
         )
 
     def _project_out(self, x: Tensor, prompt: PromptState, shape: torch.Size) -> Tensor:

@@ -1,4 +1,4 @@
-"""PyTorch's scaled-dot-product attention; torch picks the kernel (cuDNN, flash, efficient, math)."""
+"""PyTorch's scaled-dot-product attention; torch picks cuDNN, flash, efficient or plain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recurvid.ops.attention.backend import AttentionBackend, AttentionSpec
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention by torch. A mask keeps flash kernels away, so callers crop instead where they can."""
+    """Attention by torch. A mask keeps flash kernels away, so callers crop where they can."""
     heads_first = (x.transpose(1, 2) for x in (q, k, v))  # (b, heads, n, head_dim)
     bias = None if mask is None else mask[:, None, None, :]
     return F.scaled_dot_product_attention(*heads_first, attn_mask=bias).transpose(1, 2)
