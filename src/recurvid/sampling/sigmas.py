@@ -19,11 +19,11 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
 
 
 def dynamic_shift(
-    noisy_tokens: float,
+    noisy_tokens: int,
     *,
     cap: float = 7.0,
-    base: tuple[float, float] = (256, 0.5),
-    maximum: tuple[float, float] = (4096, 1.15),
+    base: tuple[int, float] = (256, 0.5),
+    maximum: tuple[int, float] = (4096, 1.15),
 ) -> float:
     """Shift of a section, min(exp(mu), cap), with mu linear in the number of *noisy* tokens.
 
