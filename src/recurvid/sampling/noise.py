@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ Shape = tuple[int, ...]
 _STRIDE = 0x9E3779B97F4A7C15
 
 
+@runtime_checkable
 class NoiseSource(Protocol):
     """Where sections get their starting noise from."""
 
