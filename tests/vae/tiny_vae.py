@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
+
+from recurvid.vae.taehv import TAEHV, TAEHVConfig
 
 
 def tiny_hunyuan(seed: int = 0, attention: bool = False) -> AutoencoderKLHunyuanVideo:
@@ -17,6 +21,13 @@ def tiny_hunyuan(seed: int = 0, attention: bool = False) -> AutoencoderKLHunyuan
         mid_block_add_attention=attention,
     )
     return vae.eval().requires_grad_(False)
+
+
+def tiny_taehv(seed: int = 0, **config: Any) -> TAEHV:
+    """A TAEHV of a few thousand parameters, with a memory that shows in the picture."""
+    torch.manual_seed(seed)
+    shape: dict[str, Any] = {"latent_channels": 4, "encoder_width": 4, "decoder_widths": (8, 8, 4, 4)}
+    return TAEHV(TAEHVConfig(**(shape | config))).eval().requires_grad_(False)
 
 
 def inverted_sections(count: int, size: int = 9) -> list[range]:

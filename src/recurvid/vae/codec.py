@@ -7,13 +7,14 @@ holds back what still waits for a neighbour and forgets what nobody needs any mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from recurvid.errors import InputError
 from recurvid.latents import LatentFrames, LatentGeometry
 
 
@@ -98,8 +99,8 @@ class LatentBuffer:
     def __len__(self) -> int:
         return len(self._held)
 
-    def __contains__(self, position: int) -> bool:
-        return position in self._held
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._held)
 
     def add(self, latents: LatentFrames) -> None:
         """Take latents (1, c, t, h, w); ValueError when a position is outside or came before."""
@@ -146,3 +147,24 @@ def runs(start: int, frames: Tensor, finished: Sequence[range]) -> Iterator[Pixe
     for part in missing(range(start, start + frames.shape[2]), finished):
         piece = frames[0, :, part.start - start : part.stop - start]
         yield PixelFrames(part.start, piece.transpose(0, 1).to("cpu", torch.float32).contiguous())
+
+
+def decode_whole(stream: Callable[[int], DecodeStream], latents: Tensor) -> Tensor:
+    """Decode (b, c, k+1, h, w) at once through ``stream``: (b, 3, 4k+1, 8h, 8w) on the CPU."""
+    videos: list[Tensor] = []
+    for row in latents.split(1):
+        timeline = LatentFrames.of(row, range(row.shape[2]))
+        pieces = [run.data for run in stream(row.shape[2]).push(timeline)]
+        videos.append(torch.cat(pieces).transpose(0, 1))
+    return torch.stack(videos)
+
+
+def check_frames(frames: Tensor, geometry: LatentGeometry) -> None:
+    """Raise InputError unless frames (b, 3, t, h, w) fit the strides of a codec."""
+    if frames.ndim != 5 or frames.shape[1] != 3:
+        raise InputError(f"frames must be (b, 3, t, h, w), not {tuple(frames.shape)}")
+    t, h, w = frames.shape[2:]
+    if t % geometry.temporal_stride != 1 % geometry.temporal_stride:
+        raise InputError(f"{t} frames cannot be encoded: give {geometry.temporal_stride}k + 1")
+    if h % geometry.spatial_stride or w % geometry.spatial_stride:
+        raise InputError(f"{w}x{h} is not divisible by {geometry.spatial_stride}: crop it first")

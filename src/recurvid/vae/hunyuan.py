@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from recurvid.errors import CheckpointError, InputError
-from recurvid.latents import LatentFrames, LatentGeometry
+from recurvid.errors import CheckpointError
+from recurvid.latents import LatentGeometry
+from recurvid.vae.codec import check_frames, decode_whole
 from recurvid.vae.tiling import TileGrid, TileStream
 
 if TYPE_CHECKING:
@@ -46,12 +47,7 @@ class HunyuanCodec:
 
     def decode(self, latents: Tensor) -> Tensor:
         """All frames of (b, 16, k+1, h, w) latents, in temporal tiles: (b, 3, 4k+1, 8h, 8w)."""
-        videos: list[Tensor] = []
-        for row in latents.split(1):
-            frames = LatentFrames.of(row, range(row.shape[2]))
-            pieces = [run.data for run in self.stream(row.shape[2]).push(frames)]
-            videos.append(torch.cat(pieces).transpose(0, 1))
-        return torch.stack(videos)
+        return decode_whole(self.stream, latents)
 
     def stream(self, latent_frames: int, finished: Sequence[range] = ()) -> TileStream:
         """Frames as sections arrive, each tile decoded once; see ``Codec.stream``."""
@@ -78,17 +74,6 @@ class HunyuanCodec:
 
     def _here(self, tensor: Tensor) -> Tensor:
         return tensor.to(device=self.module.device, dtype=self.module.dtype)
-
-
-def check_frames(frames: Tensor, geometry: LatentGeometry) -> None:
-    """Raise InputError unless frames (b, 3, t, h, w) fit the strides of a codec."""
-    if frames.ndim != 5 or frames.shape[1] != 3:
-        raise InputError(f"frames must be (b, 3, t, h, w), not {tuple(frames.shape)}")
-    t, h, w = frames.shape[2:]
-    if t % geometry.temporal_stride != 1 % geometry.temporal_stride:
-        raise InputError(f"{t} frames cannot be encoded: give {geometry.temporal_stride}k + 1")
-    if h % geometry.spatial_stride or w % geometry.spatial_stride:
-        raise InputError(f"{w}x{h} is not divisible by {geometry.spatial_stride}: crop it first")
 
 
 def load_hunyuan(

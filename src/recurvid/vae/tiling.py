@@ -52,6 +52,11 @@ class TileGrid:
         start = tile * self.stride
         return range(start, min(start + self.length, self.latent_frames))
 
+    def over(self, latent: int) -> range:
+        """The tiles that a latent belongs to."""
+        first = max(0, -(-(latent - self.length + 1) // self.stride))
+        return range(first, min(latent // self.stride + 1, self.tiles.stop))
+
     def frames(self, tile: int) -> range:
         """Timeline frames that a tile gives: its faded head first, its neighbour's head not."""
         first = 0 if tile == 0 else self._end_of(tile * self.stride)
@@ -93,10 +98,9 @@ class TileStream:
         self._grid = grid
         self._finished = tuple(finished)
         self._latents = LatentBuffer(grid.latent_frames)
-        self._waiting = [tile for tile in grid.tiles if self._is_needed(tile)]
+        self._waiting = {tile for tile in grid.tiles if self._is_needed(tile)}
         self._heads: dict[int, Tensor] = {}
         self._tails: dict[int, Tensor] = {}
-        self._forget()
 
     def push(self, latents: LatentFrames) -> Iterator[PixelFrames]:
         """See ``DecodeStream.push``."""
@@ -105,14 +109,15 @@ class TileStream:
         return self._decode_ready()
 
     def _decode_ready(self) -> Iterator[PixelFrames]:
-        for tile in list(self._waiting):
+        near = {tile for i in self._latents for tile in self._grid.over(i)} & self._waiting
+        for tile in sorted(near):
             if self._latents.has(self._grid.latents(tile)):
                 yield from self._decode(tile)
                 self._forget()
 
     def _decode(self, tile: int) -> Iterator[PixelFrames]:
         grid = self._grid
-        self._waiting.remove(tile)
+        self._waiting.discard(tile)
         with torch.no_grad():
             decoded = self._decode_tile(self._latents.get(grid.latents(tile)))
         if tile > 0:
@@ -141,7 +146,9 @@ class TileStream:
         return self._misses(grid.frames(tile)) or self._misses(after)
 
     def _forget(self) -> None:
-        self._latents.keep_only({i for tile in self._waiting for i in self._grid.latents(tile)})
+        self._latents.keep_only(
+            {i for i in self._latents if any(t in self._waiting for t in self._grid.over(i))}
+        )
 
 
 def fade_in(before: Tensor, after: Tensor) -> Tensor:
