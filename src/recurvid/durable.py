@@ -38,8 +38,7 @@ def atomic_path(path: str | Path) -> Generator[Path]:
     target = Path(path)
     if target.is_symlink():
         target = target.resolve()
-    suffix = target.suffix if len(target.suffix) <= 16 else ""
-    beside = target.with_name(f"{_PREFIX}{secrets.token_hex(6)}{_MARK}{suffix}")
+    beside = beside_path(target)
     try:
         yield beside
         _sync_file(beside)
@@ -49,6 +48,12 @@ def atomic_path(path: str | Path) -> Generator[Path]:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
+
+
+def beside_path(path: Path) -> Path:
+    """A fresh hidden name in the folder of ``path``, with its suffix, that :func:`sweep` knows."""
+    suffix = path.suffix if len(path.suffix) <= 16 else ""
+    return path.with_name(f"{_PREFIX}{secrets.token_hex(6)}{_MARK}{suffix}")
 
 
 def write_bytes(path: str | Path, data: bytes | bytearray | memoryview) -> None:

@@ -8,6 +8,7 @@ of a file is data from a stranger: at most 1 MiB, JSON, an object, and nothing m
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,6 +128,22 @@ def _gif_comment(file: BinaryIO) -> bytes | None:
         if label == b"\xfe":
             return bytes(parts)
     return None
+
+
+def gif_with_comment(plain: BinaryIO, target: BinaryIO, text: str | None) -> None:
+    """Copy a gif; an ASCII text becomes a comment extension before its first picture."""
+    if text is None:
+        shutil.copyfileobj(plain, target)
+        return
+    head = plain.read(13)
+    table = plain.read(3 << ((head[10] & 7) + 1)) if head[10] & 0x80 else b""
+    target.write(b"GIF89a" + head[6:] + table + b"\x21\xfe")
+    data = text.encode("ascii")
+    for start in range(0, len(data), 255):
+        part = data[start : start + 255]
+        target.write(bytes((len(part),)) + part)
+    target.write(b"\x00")
+    shutil.copyfileobj(plain, target)
 
 
 def _png_comment(file: BinaryIO) -> bytes | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from recurvid.errors import InputError
 
 if TYPE_CHECKING:
+    from av import VideoFrame
     from av.container import InputContainer
 
 # What people hand in. Playlists and other formats that name further files or addresses stay out.
@@ -68,15 +69,24 @@ def read_frames(
 ) -> Generator[NDArray[np.uint8]]:
     """Yield frames ``start`` to ``stop`` (exclusive; None: all), each (h, w, 3) uint8 sRGB.
 
-    One frame is in memory at a time. Frames before ``start`` are decoded and dropped.
+    One frame is in memory at a time. Frames before ``start`` are decoded and dropped. Rotated as
+    the file says.
 
     Raises:
         InputError: no such file, not a video, or broken on the way.
     """
+    for frame in islice(decoded(path), start, stop):
+        yield to_rgb(frame)
+
+
+def decoded(path: str | Path) -> Generator[VideoFrame]:
+    """The frames of the first video stream as PyAV gives them, in the order they are shown.
+
+    Raises:
+        InputError: as :func:`read_frames`.
+    """
     with _opened(path) as container:
-        stream = container.streams.video[0]
-        for frame in islice(container.decode(stream), start, stop):
-            yield to_rgb(frame)
+        yield from container.decode(container.streams.video[0])
 
 
 def to_rgb(frame: Any) -> NDArray[np.uint8]:
