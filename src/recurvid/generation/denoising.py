@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,12 +11,10 @@ from torch import Tensor
 from recurvid.conditioning import Conditioning
 from recurvid.errors import NumericsError
 from recurvid.latents import LatentFrames
-from recurvid.packing.pack import Packed, PackedContext
+from recurvid.models.protocol import Backbone
+from recurvid.packing.pack import Packed
 from recurvid.sampling.denoiser import Denoiser, guided, velocity_to_denoised
 from recurvid.sampling.stepping import SolverStep
-
-Backbone = Callable[..., Tensor]
-"""``(target, timestep, conditioning, context) -> velocity``, as PackedDiT.forward."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,31 @@ def make_denoiser(
         guidance: whether a second pass steers away from a negative prompt.
         dtype: of the model's inputs; the state x keeps float32.
     """
-    context = packed.context.to(device=packed.target_index.device, dtype=dtype)
-    cond = _one_pass(backbone, conditioning, packed.target_index, context, dtype)
+    packed = Packed(
+        packed.context.to(device=packed.target_index.device, dtype=dtype), packed.target_index
+    )
+    section: list[Any] = []  # made at the first call, which tells the shape of x; for both passes
+
+    def one_pass(told: Conditioning) -> Denoiser:
+        @torch.no_grad()
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            target = LatentFrames(x.to(dtype), packed.target_index)
+            if not section:
+                section.append(backbone.embed_section(packed.context, target))
+            timestep = (1000.0 * sigma).to(x.device, torch.float32).expand(x.shape[0])
+            velocity = backbone(target, timestep, told, packed.context, section=section[0])
+            return velocity_to_denoised(x, velocity, sigma)
+
+        return denoise
+
     if guidance.negative is None or guidance.cfg_scale == 1.0:
-        return cond
-    uncond = _one_pass(backbone, guidance.negative, packed.target_index, context, dtype)
-    return guided(cond, uncond, guidance.cfg_scale, guidance.cfg_rescale)
+        return one_pass(conditioning)
+    return guided(
+        one_pass(conditioning),
+        one_pass(guidance.negative),
+        guidance.cfg_scale,
+        guidance.cfg_rescale,
+    )
 
 
 def check_finite(step: SolverStep, section: int, dtype: torch.dtype) -> None:
@@ -65,19 +82,3 @@ def check_finite(step: SolverStep, section: int, dtype: torch.dtype) -> None:
         f"section {section + 1}, step {step.index + 1} of {step.steps}: the model returned NaN or "
         f"infinity in {name}; try --dtype {other}"
     )
-
-
-def _one_pass(
-    backbone: Backbone,
-    conditioning: Conditioning,
-    index: Tensor,
-    context: PackedContext,
-    dtype: torch.dtype,
-) -> Denoiser:
-    @torch.no_grad()
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        timestep = (1000.0 * sigma).to(x.device, torch.float32).expand(x.shape[0])
-        velocity = backbone(LatentFrames(x.to(dtype), index), timestep, conditioning, context)
-        return velocity_to_denoised(x, velocity, sigma)
-
-    return denoise

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from recurvid.conditioning import Conditioning
 from recurvid.events import Progress
-from recurvid.generation.denoising import Backbone, Guidance, check_finite, make_denoiser
+from recurvid.generation.denoising import Guidance, check_finite, make_denoiser
 from recurvid.generation.history import History
 from recurvid.latents import LatentFrames, LatentGeometry
+from recurvid.models.protocol import Backbone
 from recurvid.packing.pack import pack
 from recurvid.packing.schedule import PackingSchedule
 from recurvid.sampling.noise import NoiseSource

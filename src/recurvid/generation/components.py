@@ -1,0 +1,142 @@
+"""Components: the parts of a model, loaded when they are first needed and freed when they are not.
+
+The encoders come one after the other and leave before the backbone comes, so that the largest
+sum ever held is backbone and autoencoder.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recurvid.conditioning import Conditioning
+from recurvid.generation.fingerprint import fingerprint
+from recurvid.generation.runtime import Runtime
+from recurvid.latents import LatentGeometry
+from recurvid.models.protocol import Backbone
+from recurvid.vae.codec import Codec
+
+
+class Embeds(Protocol):
+    """What a prompt becomes: text (b, l, d), mask (b, l) bool, pooled (b, p)."""
+
+    @property
+    def text(self) -> Tensor:
+        """(b, l, d)."""
+        ...
+
+    @property
+    def mask(self) -> Tensor:
+        """(b, l) bool, True where a token is real."""
+        ...
+
+    @property
+    def pooled(self) -> Tensor:
+        """(b, p)."""
+        ...
+
+
+EncodeText = Callable[[list[str]], Embeds]
+EncodePicture = Callable[[NDArray[np.uint8]], Tensor]
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """How each part comes into memory. Every call loads anew.
+
+    Attributes:
+        text: -> texts -> embeddings, a row a text.
+        picture: -> (h, w, 3) uint8 -> (1, n, e) tokens; None for a model without image tokens.
+        codec: -> the autoencoder, on its device.
+        backbone: -> the network, on its device.
+    """
+
+    text: Callable[[], EncodeText]
+    picture: Callable[[], EncodePicture] | None
+    codec: Callable[[], Codec]
+    backbone: Callable[[], Backbone]
+
+
+@dataclass
+class Components:
+    """The parts of one model on one machine.
+
+    Attributes:
+        geometry: of the autoencoder, known before it is loaded.
+        weights: component -> its files, for the fingerprint.
+        dtype: of the backbone.
+        guided: whether the backbone embeds a guidance scale.
+    """
+
+    loaders: Loaders
+    geometry: LatentGeometry
+    weights: Mapping[str, Sequence[Path]]
+    runtime: Runtime
+    dtype: torch.dtype
+    guided: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone runs."""
+        return self.runtime.device
+
+    def fingerprint(self) -> dict[str, str]:
+        """What a resume compares."""
+        return fingerprint(self.weights, self.device, self.dtype)
+
+    def conditionings(
+        self, prompts: list[str], picture: NDArray[np.uint8], guidance_scale: float | None
+    ) -> list[Conditioning]:
+        """One Conditioning a prompt, on the CPU; encoders are loaded one by one and freed.
+
+        Args:
+            picture: (height, width, 3) uint8 at the size of the video.
+        """
+        rows = self._encode_text(prompts)
+        image = None
+        if self.loaders.picture is not None:
+            encoder = self.loaders.picture()
+            image = encoder(picture).cpu()
+            del encoder
+            self._free()
+        scale = 1.0 if guidance_scale is None else guidance_scale
+        guidance = torch.tensor([scale], dtype=torch.float32) if self.guided else None
+        return [Conditioning(*row, image=image, guidance=guidance) for row in rows]
+
+    def encode_picture(self, picture: NDArray[np.uint8]) -> Tensor:
+        """Latent of one picture (h, w, 3) uint8: (1, c, 1, h/8, w/8) float32 on the CPU."""
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        frames = pixels[None, :, None].float() / 127.5 - 1.0
+        return self.codec.encode(frames).to("cpu", torch.float32)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The autoencoder, loaded at first use and kept."""
+        return self.loaders.codec()
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The backbone, loaded at first use and kept."""
+        return self.loaders.backbone()
+
+    def _encode_text(self, prompts: list[str]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        encoder = self.loaders.text()
+        # One at a time: a batch would pad, and the same prompt could get other bits beside others.
+        rows = [encoder([prompt]) for prompt in prompts]
+        del encoder
+        self._free()
+        return [(row.text.cpu(), row.mask.cpu().bool(), row.pooled.cpu()) for row in rows]
+
+    def _free(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

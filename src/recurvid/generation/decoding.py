@@ -1,0 +1,99 @@
+"""Latents of sections -> finished segments of video, each frame encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recurvid import durable
+from recurvid.generation.journal import Journal, Segment
+from recurvid.latents import LatentFrames
+from recurvid.sections import Section, SectionPlan
+from recurvid.vae.codec import DecodeStream, PixelFrames
+from recurvid.video.encoders import VideoSettings
+from recurvid.video.writer import SegmentWriter
+
+SUFFIX = ".mp4"
+
+
+class SegmentRecorder:
+    """Writes the frames that a decode stream finishes into the journal's segments.
+
+    Args:
+        frames: of the result; what the timeline has beyond them is trimmed.
+    """
+
+    def __init__(
+        self, journal: Journal, stream: DecodeStream, settings: VideoSettings, frames: int
+    ):
+        self._journal = journal
+        self._stream = stream
+        self._settings = settings
+        self._frames = frames
+
+    def add(self, section: int, latents: LatentFrames) -> Iterator[Segment]:
+        """Decode what becomes final with these latents; yields each segment once it is on disk.
+
+        Runs that touch become one segment, so where a segment begins and ends depends on the plan
+        alone, and not on where a session was interrupted.
+        """
+        runs = self._kept(self._stream.push(latents))
+        run = next(runs, None)
+        while run is not None:
+            start = stop = run.start
+            with self._segment(section) as (writer, written):
+                while run is not None and run.start == stop:
+                    writer.write(run.uint8().numpy())
+                    stop = run.frames.stop
+                    run = next(runs, None)
+                written.append(range(start, stop))
+            path = self._journal.segment_path(section, range(start, stop), SUFFIX)
+            yield Segment(path, section, range(start, stop))
+
+    def _kept(self, runs: Iterator[PixelFrames]) -> Iterator[PixelFrames]:
+        for run in runs:
+            kept = min(run.frames.stop, self._frames) - run.start
+            if kept > 0:
+                yield PixelFrames(run.start, run.data[:kept])
+
+    @contextmanager
+    def _segment(self, section: int) -> Generator[tuple[SegmentWriter, list[range]]]:
+        # Its name holds the number of frames, which only the end of the run tells.
+        beside = self._journal.video_folder / f".recurvid-{section:04d}.partial{SUFFIX}"
+        written: list[range] = []
+        with SegmentWriter(beside, self._settings) as writer:
+            yield writer, written
+        path = self._journal.segment_path(section, written[0], SUFFIX)
+        beside.replace(path)
+        durable.sync_folder(path.parent)
+
+
+def write_provisional(path: Path, frames: Iterator[PixelFrames], settings: VideoSettings) -> int:
+    """A video of frames that are not final yet, for when none is; returns how many it has."""
+    with SegmentWriter(path, settings) as writer:
+        for run in frames:
+            writer.write(run.uint8().numpy())
+        return writer.frames
+
+
+def given_beside(plan: SectionPlan) -> dict[int, list[int]]:
+    """Section number -> given timeline positions that are decoded together with it.
+
+    A given picture joins the first section that touches it, so that its frame does not become a
+    segment of its own. An end picture beyond the timeline is never decoded.
+    """
+    waiting = {position for position in plan.given if position < plan.latent_frames}
+    beside: dict[int, list[int]] = {}
+    for section in plan.sections:
+        touching = sorted(waiting & _neighbours(section))
+        if section is plan.sections[-1]:
+            touching = sorted(waiting)
+        if touching:
+            beside[section.index] = touching
+            waiting -= set(touching)
+    return beside
+
+
+def _neighbours(section: Section) -> set[int]:
+    return {other for frame in section.frames for other in (frame - 1, frame + 1)}

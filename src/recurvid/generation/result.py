@@ -1,0 +1,116 @@
+"""Result: the video so far, and the finished file where the user asked for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from recurvid import __version__
+from recurvid.errors import OutputError
+from recurvid.generation.journal import Journal
+from recurvid.generation.video_plan import VideoPlan
+from recurvid.video.assembly import concatenate
+from recurvid.video.destination import check_output, destination
+from recurvid.video.encoders import VideoSettings
+from recurvid.video.finish import finish
+
+_WRITING, _FINISHED = "writing.json", "finished.json"
+
+
+class Result:
+    """Where the segments of a session become one file.
+
+    Args:
+        settings: of the finished video.
+    """
+
+    def __init__(self, journal: Journal, plan: VideoPlan, settings: VideoSettings):
+        self._journal = journal
+        self._plan = plan
+        self._settings = settings
+        self._local = journal.local
+        self._place = destination(self._local.output)
+
+    @property
+    def path(self) -> Path:
+        """The finished file; of PNG frames their folder."""
+        return self._place.path.parent if self._place.kind == "png" else self._place.path
+
+    @property
+    def so_far(self) -> Path:
+        """The video so far, inside the session folder."""
+        return self._journal.folder / "so_far.mp4"
+
+    @property
+    def segment_settings(self) -> VideoSettings:
+        """Settings of the segments that the result is made from."""
+        return self._place.segment_settings(self._settings)
+
+    def write_so_far(self) -> int:
+        """Join the segments that are there; returns the number of frames, 0 when there is none."""
+        paths = [segment.path for segment in self._journal.segments()]
+        return concatenate(paths, self.so_far) if paths else 0
+
+    def is_written(self) -> bool:
+        """Whether the finished video stands where it was asked for."""
+        return self._marked(_FINISHED) and self._stands()
+
+    def probe(self) -> None:
+        """Fail now if the result could not be written later.
+
+        Raises:
+            OutputError: no such folder, not writable, a file in the way, an unknown ending.
+            ComponentError: no encoder for it.
+        """
+        check_output(
+            self._local.output,
+            self._settings,
+            self._plan.height,
+            self._plan.width,
+            overwrite=self._may_replace(),
+        )
+
+    def write(self) -> None:
+        """Write the result and then the mark that the session is finished.
+
+        Raises:
+            OutputError: another file came to stand there meanwhile, or the disk is full. Segments
+                stay, so that ``resume`` can write the result elsewhere in a moment.
+        """
+        if self._stands() and not self._may_replace():
+            raise OutputError(
+                f"output {self._local.output!r} came to exist meanwhile; put the video elsewhere "
+                f"with: recurvid resume {self._journal.folder} --out FILE"
+            )
+        # From here on what stands there may be ours: a run killed in between writes it again.
+        self._journal.write_json(_WRITING, {"output": self._local.output})
+        paths = [segment.path for segment in self._journal.segments()]
+        finish(paths, self._place, self._settings, metadata=self._metadata())
+        self._journal.write_json(
+            _FINISHED,
+            {
+                "output": self._local.output,
+                "frames": self._plan.frames,
+                "fps": self._plan.fps,
+                "seconds": self._plan.frames / self._plan.fps,
+            },
+        )
+
+    def _metadata(self) -> dict[str, Any] | None:
+        """What is embedded: the request with every default filled in. No paths."""
+        if not self._local.metadata:
+            return None
+        return {"version": __version__, "request": self._plan.request.to_json()}
+
+    def _stands(self) -> bool:
+        if self._place.kind == "png":
+            return bool(self._place.frames_there())
+        return self._place.path.exists()
+
+    def _may_replace(self) -> bool:
+        return self._local.overwrite or self._marked(_WRITING)
+
+    def _marked(self, name: str) -> bool:
+        if not self._journal.has(name):
+            return False
+        return self._journal.read_json(name).get("output") == self._local.output
