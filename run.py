@@ -314,7 +314,7 @@ def install_package(environment: Environment, torch_version: str, dev: bool) -> 
     constraints = environment.folder / "recurvid-constraints.txt"
     tested = (environment.root / "constraints.txt").read_text(encoding="utf-8")
     constraints.write_text(f"{tested}\ntorch=={torch_version}\n", encoding="utf-8")
-    arguments = ["install", "--constraint", str(constraints), "--editable", "."]
+    arguments = ["install", "--quiet", "--constraint", str(constraints), "--editable", "."]
     if dev:
         arguments += ["--group", "dev"]
     if not pip(environment, *arguments):
@@ -339,7 +339,11 @@ def set_up(environment: Environment, *, dev: bool, torch_label: str | None) -> N
     provide_pip(environment)
     say(f"PyTorch: {build.reason}")
     version = install_torch(environment, build)
-    say("RecurVid and what it needs" + (", with the tools for development" if dev else ""))
+    say(
+        "RecurVid and what it needs"
+        + (", with the tools for development" if dev else "")
+        + " (minutes)"
+    )
     install_package(environment, version, dev)
     stamp = {**wanted, "dev": int(dev), "root": str(environment.root)}
     environment.stamp.write_text(json.dumps(stamp), encoding="utf-8")
