@@ -58,13 +58,13 @@ class Case:
         self.frames |= {"k2": rng.randint(1, 3), "k4": rng.randint(1, 9)}
         self.index = {k: [rng.randint(0, 60) for _ in range(n)] for k, n in self.frames.items()}
 
-    def diffusers_model(self):
+    def diffusers_model(self, *, sharp: bool = True):
         from diffusers import HunyuanVideoFramepackTransformer3DModel
 
         torch.manual_seed(self.seed)
         values = {k: v for k, v in self.config.to_dict().items() if k != "context_kernels"}
         model = HunyuanVideoFramepackTransformer3DModel.from_config(values)
-        randomise(model)
+        randomise(model, sharp=sharp)
         return model.eval()
 
     def inputs(self, dtype: torch.dtype = torch.float32) -> SimpleNamespace:
@@ -116,13 +116,17 @@ class Case:
 
 
 @torch.no_grad()
-def randomise(model: torch.nn.Module) -> None:
-    """Weights of a size at which every input moves the output: q and k norms around sqrt(8)."""
+def randomise(model: torch.nn.Module, *, sharp: bool = True) -> None:
+    """Weights of a size at which every input moves the output.
+
+    ``sharp``: q and k norms around sqrt(8), so that positions count as in a trained model.
+    """
+    low, high = (2.0, 3.5) if sharp else (0.7, 1.3)
     for name, p in model.named_parameters():
         if p.ndim > 1:
             p.normal_(0, (1.0 / p[0].numel()) ** 0.5)
         elif "norm_q" in name or "norm_k" in name or "norm_added" in name:
-            p.uniform_(2.0, 3.5)
+            p.uniform_(low, high)
         elif "norm" in name and name.endswith("weight"):
             p.uniform_(0.5, 1.5)
         else:

@@ -92,7 +92,9 @@ def rope_table(
 
 def apply_rope(x: Tensor, table: RopeTable) -> Tensor:
     """Turn neighbouring channel pairs of x (b, n, heads, head_dim); computed in fp32."""
-    real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    real, imaginary = (
+        x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2)).unbind(-1)
+    )
     cos, sin = table.cos[:, :, None], table.sin[:, :, None]
     turned = torch.stack([real * cos - imaginary * sin, imaginary * cos + real * sin], dim=-1)
     return turned.flatten(-2).to(x.dtype)

@@ -1,7 +1,7 @@
 """PackedDiT: predicts the velocity of one section's latents from a packed context.
 
 One forward pass has three parts, and what does not change from step to step can be made once and
-handed in again (``Prepared``):
+handed in again:
 
     prompt    timestep, guidance, prompt, picture -> text tokens and modulation    per timestep
     section   packed context and frame indices -> context tokens and RoPE          per section
@@ -86,14 +86,6 @@ class SectionState:
     rope: RopeTable
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Parts of a forward pass made before; what is None is made on the spot."""
-
-    prompt: PromptState | None = None
-    section: SectionState | None = None
-
-
 class PackedDiT(nn.Module):
     """The backbone. Parameter names are those of the released checkpoints."""
 
@@ -138,7 +130,8 @@ class PackedDiT(nn.Module):
         context: PackedContext,
         *,
         attention: AttentionBackend | None = None,
-        prepared: Prepared | None = None,
+        prompt: PromptState | None = None,
+        section: SectionState | None = None,
     ) -> Tensor:
         """Velocity (noise - data) of the target.
 
@@ -149,7 +142,8 @@ class PackedDiT(nn.Module):
             conditioning: prompt, picture, guidance.
             context: packed history and anchors, coarsest kernel first.
             attention: kernel; torch's own by default.
-            prepared: parts made before; the inputs that they were made from are not looked at.
+            prompt: made before by ``embed_prompt``; timestep and conditioning are then not read.
+            section: made before by ``embed_section``; context and index are then not read.
 
         Returns:
             (b, c, t, h, w), float32. The last projection runs in fp32 whatever the model's dtype.
@@ -157,9 +151,9 @@ class PackedDiT(nn.Module):
         Raises:
             InputError: odd latent size, empty prompt, or an input that the config does not have.
         """
-        attention, prepared = attention or SDPA, prepared or Prepared()
-        prompt = prepared.prompt or self.embed_prompt(conditioning, timestep, attention)
-        section = prepared.section or self.embed_section(context, target)
+        attention = attention or SDPA
+        prompt = prompt or self.embed_prompt(conditioning, timestep, attention)
+        section = section or self.embed_section(context, target)
         tokens = self.x_embedder(target.data.to(self.dtype))
         noisy = tokens.shape[1]
         if section.tokens is not None:
@@ -176,15 +170,8 @@ class PackedDiT(nn.Module):
         Prompts are cut to the longest of the batch; a mask is made only where lengths differ.
         """
         self._check_conditioning(conditioning)
-        lengths = conditioning.text_mask.sum(dim=1).tolist()
-        if min(lengths) == 0:
-            raise InputError(
-                "prompt: text_mask marks no token of a sample; an empty prompt has some"
-            )
-        text = conditioning.text[:, : max(lengths)].to(self.dtype)
-        mask = None
-        if min(lengths) != max(lengths):
-            mask = conditioning.text_mask[:, : max(lengths)].bool()
+        length, mask = _real_tokens(conditioning.text_mask)
+        text = conditioning.text[:, :length].to(self.dtype)
         guidance = None if conditioning.guidance is None else conditioning.guidance * 1000
         temb = self.time_text_embed(timestep, conditioning.pooled.to(self.dtype), guidance)
         text = self.context_embedder(text, timestep, mask, attention)
@@ -304,3 +291,16 @@ class PackedDiT(nn.Module):
                 f"{name}: latent height and width must be even, not {height}x{width}; "
                 f"use a picture size that is a multiple of 16 pixels"
             )
+
+
+def _real_tokens(text_mask: Tensor) -> tuple[int, Tensor | None]:
+    """Tokens to keep of a batch of padded prompts, and a mask (b, length) if some are padding."""
+    real = text_mask.bool()
+    position = torch.arange(1, real.shape[1] + 1, device=real.device)
+    counts, ends = torch.stack([real.sum(dim=1), (real * position).amax(dim=1)]).tolist()
+    if min(counts) == 0:
+        raise InputError(
+            "prompt: text_mask marks no token of a sample; even an empty prompt has one"
+        )
+    length = max(ends)
+    return length, None if min(counts) == length else real[:, :length]

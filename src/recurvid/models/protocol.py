@@ -1,0 +1,50 @@
+"""Backbone: what everyone above the models may assume about the network."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from recurvid.conditioning import Conditioning
+from recurvid.latents import LatentFrames
+from recurvid.ops.attention.backend import AttentionBackend
+from recurvid.packing.pack import PackedContext
+
+
+class Backbone(Protocol):
+    """Predicts the velocity (noise - data) of a section's noisy latents."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating point type of the computation."""
+        ...
+
+    def embed_section(self, context: PackedContext, target: LatentFrames) -> Any:
+        """What is the same in every step of a section: made once, handed in as ``section``."""
+        ...
+
+    def __call__(
+        self,
+        target: LatentFrames,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        context: PackedContext,
+        *,
+        attention: AttentionBackend | None = None,
+        prompt: Any = None,
+        section: Any = None,
+    ) -> Tensor:
+        """Velocity (b, c, t, h, w), float32.
+
+        Args:
+            target: noisy latents (b, c, t, h, w) and their RoPE frame index (b, t).
+            timestep: (b,), 1000 * sigma.
+            conditioning: prompt, picture, guidance.
+            context: packed history and anchors.
+            attention: kernel; the backbone's default where None.
+            prompt: what depends on prompt and timestep only, made before by the same backbone.
+            section: what ``embed_section`` of the same backbone returned.
+        """
+        ...
