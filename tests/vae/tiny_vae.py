@@ -10,11 +10,13 @@ from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import Autoencod
 from recurvid.vae.taehv import TAEHV, TAEHVConfig
 
 
-def tiny_hunyuan(seed: int = 0, attention: bool = False) -> AutoencoderKLHunyuanVideo:
+def tiny_hunyuan(
+    seed: int = 0, attention: bool = False, channels: int = 4
+) -> AutoencoderKLHunyuanVideo:
     """A few thousand parameters of AutoencoderKLHunyuanVideo, 4x in time and 8x in space."""
     torch.manual_seed(seed)
     vae = AutoencoderKLHunyuanVideo(
-        latent_channels=4,
+        latent_channels=channels,
         block_out_channels=(4, 4, 4, 4),  # type: ignore
         layers_per_block=1,
         norm_num_groups=2,
@@ -26,7 +28,11 @@ def tiny_hunyuan(seed: int = 0, attention: bool = False) -> AutoencoderKLHunyuan
 def tiny_taehv(seed: int = 0, **config: Any) -> TAEHV:
     """A TAEHV of a few thousand parameters, with a memory that shows in the picture."""
     torch.manual_seed(seed)
-    shape: dict[str, Any] = {"latent_channels": 4, "encoder_width": 4, "decoder_widths": (8, 8, 4, 4)}
+    shape: dict[str, Any] = {
+        "latent_channels": 4,
+        "encoder_width": 4,
+        "decoder_widths": (8, 8, 4, 4),
+    }
     return TAEHV(TAEHVConfig(**(shape | config))).eval().requires_grad_(False)
 
 
