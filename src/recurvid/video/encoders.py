@@ -77,7 +77,7 @@ class Encoder:
 def _x264(settings: VideoSettings, height: int, width: int) -> dict[str, str]:
     # No B-frames: every packet's dts is its pts, so that segments of any length join without
     # edit lists, which not every player honours. It costs a few per cent of size.
-    return {"crf": str(settings.crf), "preset": settings.preset, "profile": "high", "bf": "0"}
+    return {"crf": str(settings.crf), "preset": settings.preset, "bf": "0"}
 
 
 def _openh264(settings: VideoSettings, height: int, width: int) -> dict[str, str]:
