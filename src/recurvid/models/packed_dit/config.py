@@ -31,7 +31,7 @@ def parse_kernel(text: str) -> Kernel:
     Raises:
         InputError: not a kernel, or one that does not cover whole (1, 2, 2) tokens.
     """
-    match = re.fullmatch(r"k([1-9]\d{0,4})(?:h([1-9]\d{0,4})w([1-9]\d{0,4}))?", text)
+    match = re.fullmatch(r"k([1-9]\d{0,4})(?:h([1-9]\d{0,4})w([1-9]\d{0,4}))?", str(text), re.ASCII)
     if match is None:
         raise InputError(f"model config: context kernel {text!r} is not of the form k4 or k4h8w8")
     t, h, w = match.groups()
@@ -39,6 +39,23 @@ def parse_kernel(text: str) -> Kernel:
         return Kernel(int(t), int(h or 2 * int(t)), int(w or 2 * int(t)))
     except ValueError as error:
         raise InputError(f"model config: context kernel {text!r} must have even sides") from error
+
+
+def _from_json(name: str, value: Any, default: Any) -> Any:
+    """A field's value as its own type; JSON also lets "20", true for 1 and -1 through."""
+    if isinstance(default, bool):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, tuple):
+        fits, wanted = isinstance(value, list | tuple), "a list"
+        fits = fits and all(type(item) is type(default[0]) for item in value)
+    else:
+        kinds = (int, float) if isinstance(default, float) else int
+        least = 0 if name.endswith("_layers") else 1
+        fits = isinstance(value, kinds) and not isinstance(value, bool) and value >= least
+        wanted = f"a {'number' if isinstance(default, float) else 'whole number'} from {least} on"
+    if not fits:
+        raise CheckpointError(f"config.json: {name} must be {wanted}, not {value!r}")
+    return type(default)(value)
 
 
 @dataclass(frozen=True)
@@ -85,18 +102,15 @@ class PackedDiTConfig:
     context_kernels: tuple[str, ...] = ("k1", "k2", "k4")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rope_axes_dim", tuple(self.rope_axes_dim))
-        object.__setattr__(self, "context_kernels", tuple(self.context_kernels))
         for kernel in self.context_kernels:
             parse_kernel(kernel)
-        if sum(self.rope_axes_dim) != self.attention_head_dim:
+        axes = self.rope_axes_dim
+        if any(dim < 2 or dim % 2 for dim in axes):
+            raise InputError(f"model config: rope_axes_dim {axes} must be three even numbers")
+        if sum(axes) != self.attention_head_dim:
             raise InputError(
-                f"model config: rope_axes_dim {self.rope_axes_dim} must add up to "
+                f"model config: rope_axes_dim {axes} must add up to "
                 f"attention_head_dim {self.attention_head_dim}"
-            )
-        if len(self.rope_axes_dim) != 3 or any(dim % 2 for dim in self.rope_axes_dim):
-            raise InputError(
-                f"model config: rope_axes_dim {self.rope_axes_dim} must be three even numbers"
             )
 
     @property
@@ -127,15 +141,21 @@ class PackedDiTConfig:
                 f"config.json describes {name!r}, not a FramePack transformer "
                 f"({', '.join(ARCHITECTURES)})"
             )
-        known = {f.name for f in fields(PackedDiTConfig)}
+        known = {f.name: f.default for f in fields(PackedDiTConfig)}
         given = {k: v for k, v in values.items() if not k.startswith("_")}
         for key, value in ONLY.items():
             if given.pop(key, value) != value:
                 raise CheckpointError(f"config.json: {key} must be {value!r}, not {values[key]!r}")
-        unknown = sorted(set(given) - known)
+        unknown = sorted(given.keys() - known.keys())
         if unknown:
             raise CheckpointError(f"config.json: unknown field {', '.join(unknown)}")
-        return PackedDiTConfig(**given)
+        read = {name: _from_json(name, value, known[name]) for name, value in given.items()}
+        if len(read.get("rope_axes_dim", (0, 0, 0))) != 3:
+            raise CheckpointError("config.json: rope_axes_dim must be three even numbers")
+        try:
+            return PackedDiTConfig(**read)
+        except InputError as error:
+            raise CheckpointError(f"config.json: {error}") from error
 
 
 PRESETS: dict[str, PackedDiTConfig] = {
