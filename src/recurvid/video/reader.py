@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recurvid.errors import InputError
+from recurvid.video.colour import yuv420_to_rgb
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -51,17 +52,21 @@ class VideoInfo:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Describe a video; its packets are read, its frames are not decoded.
+    """Describe a video; its packets are read, only its first frame is decoded.
 
     Raises:
         InputError: no such file, or not a video.
     """
+    first = next(decoded(path), None)
+    if first is None:
+        raise InputError(f"video {str(path)!r}: has no pictures in it")
+    turned = round(first.rotation / 90) % 2 == 1
+    height, width = (first.width, first.height) if turned else (first.height, first.width)
     with _opened(path) as container:
         stream = container.streams.video[0]
         frames = sum(1 for packet in container.demux(stream) if packet.size > 0)
         rate = stream.average_rate or stream.base_rate or Fraction(1)
-        context = stream.codec_context
-        return VideoInfo(frames, Fraction(rate), context.height, context.width, context.name)
+        return VideoInfo(frames, Fraction(rate), height, width, stream.codec_context.name)
 
 
 def read_frames(
@@ -89,16 +94,31 @@ def decoded(path: str | Path) -> Generator[VideoFrame]:
         yield from container.decode(container.streams.video[0])
 
 
-def to_rgb(frame: Any) -> NDArray[np.uint8]:
-    """A decoded PyAV frame as (h, w, 3) uint8 sRGB.
+def to_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
+    """A decoded PyAV frame as (h, w, 3) uint8 sRGB, upright.
 
     Untagged frames are taken for BT.709 from 720 lines on and for BT.601 below, as players do.
     """
     matrix = int(frame.colorspace)
     if matrix not in (1, 4, 5, 6, 7, 9):
         matrix = 1 if frame.height >= 720 else 5
-    pixels = frame.reformat(format="rgb24", src_colorspace=matrix, interpolation="BICUBIC")
-    return pixels.to_ndarray()
+    if frame.format.name in ("yuv420p", "yuvj420p"):
+        full_range = frame.format.name == "yuvj420p" or int(frame.color_range) == 2
+        pixels = yuv420_to_rgb(*_planes(frame), matrix=matrix, full_range=full_range)
+    else:
+        pixels = frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray()
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _planes(frame: VideoFrame) -> list[NDArray[np.uint8]]:
+    """Y, Cb and Cr without the padding of their rows."""
+    return [
+        np.frombuffer(cast(Any, plane), np.uint8).reshape(plane.height, plane.line_size)[
+            :, : plane.width
+        ]
+        for plane in frame.planes
+    ]
 
 
 @contextmanager
