@@ -3,6 +3,7 @@
 RECURVID_HOME    where caches live (default: the platform's cache directory / recurvid)
 RECURVID_MODELS  extra folder of model files in the hub's layout, searched before the hub cache
 RECURVID_DEVICE  default of --device (auto)
+RECURVID_DEBUG   1: the command line shows where an error was raised
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Settings:
     home: Path
     models: Path | None
     device: str
+    debug: bool = False
 
     @property
     def prompt_cache(self) -> Path:
@@ -52,4 +54,5 @@ def settings() -> Settings:
         home=Path(home) if home else _default_home(),
         models=Path(models) if models else None,
         device=os.environ.get("RECURVID_DEVICE", "auto"),
+        debug=os.environ.get("RECURVID_DEBUG") == "1",
     )
