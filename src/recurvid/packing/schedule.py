@@ -171,9 +171,9 @@ class PackingSchedule:
                 counts.append((f"target {field}", TARGET_KERNEL.tokens(field.frames, *latent)))
             elif isinstance(field, Run):
                 role = "history" if place == self.notation.history else "anchor"
-                counts += [
-                    (f"{role} {g}", g.kernel.tokens(g.frames, *latent)) for g in field.groups
-                ]
+                for group in field.groups:
+                    label = f"{role} f{group.frames}{group.kernel}"
+                    counts.append((label, group.kernel.tokens(group.frames, *latent)))
             elif isinstance(field, Tail) and field.kind != "td" and tail_frames:
                 counts.append((f"tail {field}", self._tail_tokens(tail_frames, *latent)))
         return TokenCount(_numbered(counts))

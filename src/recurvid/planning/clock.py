@@ -27,7 +27,7 @@ class Duration:
     latent_frames: int
     generated_frames: int
     frames: int
-    fps: float
+    fps: int | float
 
     @property
     def seconds(self) -> float:
@@ -36,8 +36,8 @@ class Duration:
 
 
 def duration(
-    seconds: float,
-    fps: float,
+    seconds: int | float,
+    fps: int | float,
     schedule: PackingSchedule,
     geometry: LatentGeometry | None = None,
     *,

@@ -118,12 +118,13 @@ def inverted(schedule: PackingSchedule, wish: Wish) -> list[Section]:
     for index, gap in enumerate(gaps):
         target = _block(n - 1 - index, g)
         history = range(target.stop, target.stop + schedule.history_frames)
+        hidden = end if wish.end_picture and index else None
         sections.append(
             Section(
                 index,
                 target,
                 gap=gap * g if schedule.has_gap else 0,
-                history=tuple(ABSENT if p == end and index else p for p in history),
+                history=tuple(ABSENT if p == hidden else p for p in history),
                 anchors=(*range(1 - before, 1), *last),
             )
         )
