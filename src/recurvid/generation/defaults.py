@@ -6,9 +6,21 @@ from typing import Any
 
 from recurvid.checkpoints.known import KNOWN, ModelSpec
 from recurvid.errors import RequestError
-from recurvid.generation.request import GenerationRequest
+from recurvid.generation.request import GenerationRequest, parse_size
+from recurvid.video.buckets import bucket_for, check_size
 
 DEFAULT_SOLVER = "unipc"
+_FILLED = (
+    "order",
+    "schedule",
+    "fps",
+    "size",
+    "steps",
+    "solver",
+    "shift",
+    "guidance_scale",
+    "cfg_scale",
+)
 
 
 def spec_of(request: GenerationRequest) -> ModelSpec:
@@ -48,6 +60,34 @@ def resolved(request: GenerationRequest, spec: ModelSpec) -> GenerationRequest:
         guidance_scale=_or(guidance, made_for.guidance_scale),
         cfg_scale=_or(request.cfg_scale, made_for.cfg_scale),
     )
+
+
+def unresolved(request: GenerationRequest, spec: ModelSpec) -> GenerationRequest:
+    """The opposite of :func:`resolved`: what a model's defaults say is left open again.
+
+    So the settings of a video carry over to another model, without the first one's schedule.
+    """
+    blank = request.but(**dict.fromkeys(_FILLED))
+    filled = resolved(blank, spec)
+    chosen = {
+        name: getattr(request, name)
+        for name in _FILLED
+        if getattr(request, name) != getattr(filled, name)
+    }
+    return blank.but(**chosen)
+
+
+def video_size(size: str, picture_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the video for a request's ``size`` and a picture's (height, width).
+
+    Raises:
+        RequestError: a size that no video here can have.
+    """
+    asked = parse_size(size)
+    if isinstance(asked, int):
+        return bucket_for(picture_size[0], picture_size[1], asked)
+    check_size(asked[1], asked[0])
+    return asked[1], asked[0]
 
 
 def _or(given: Any, default: Any) -> Any:

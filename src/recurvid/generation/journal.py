@@ -23,6 +23,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,15 @@ class Journal:
         journal = Journal(folder)
         _ = journal.request, journal.local, journal.picture
         return journal
+
+    def discard(self) -> None:
+        """Take a session back that has made nothing: its request turned out to be impossible."""
+        for path in self.folder.iterdir():
+            if path.is_file() and (path.name == "request.json" or _OURS.fullmatch(path.name)):
+                path.unlink()
+        for folder in (self.sections_folder, self.video_folder, self.folder):
+            with suppress(OSError):  # not empty: something is there that is not ours
+                folder.rmdir()
 
     def sweep(self) -> None:
         """Remove what killed writers left behind. Only under the lock."""

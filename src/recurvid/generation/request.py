@@ -82,6 +82,10 @@ class GenerationRequest:
     crf: int = _field(
         16, FieldLimits("Quality of the file: lower is better and larger.", "", 0, 51)
     )
+    crossfade: bool = _field(
+        False,
+        FieldLimits("Decode as the original does, two sections at a time and cross-faded."),
+    )
     steps: int | None = _field(
         None, FieldLimits("Denoising steps of each section.", "", 1, 1000, group="Sampling")
     )

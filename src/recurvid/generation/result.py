@@ -7,14 +7,20 @@ from typing import Any
 
 from recurvid import __version__
 from recurvid.errors import OutputError
+from recurvid.generation.finished import (
+    FINISHED,
+    WRITING,
+    finished_video,
+    marked,
+    result_path,
+    stands,
+)
 from recurvid.generation.journal import Journal
 from recurvid.generation.video_plan import VideoPlan
 from recurvid.video.assembly import concatenate
 from recurvid.video.destination import check_output, destination
 from recurvid.video.encoders import VideoSettings
 from recurvid.video.finish import finish
-
-_WRITING, _FINISHED = "writing.json", "finished.json"
 
 
 class Result:
@@ -34,7 +40,7 @@ class Result:
     @property
     def path(self) -> Path:
         """The finished file; of PNG frames their folder."""
-        return self._place.path.parent if self._place.kind == "png" else self._place.path
+        return result_path(self._place)
 
     @property
     def so_far(self) -> Path:
@@ -53,7 +59,7 @@ class Result:
 
     def is_written(self) -> bool:
         """Whether the finished video stands where it was asked for."""
-        return self._marked(_FINISHED) and self._stands()
+        return finished_video(self._journal) is not None
 
     def probe(self) -> None:
         """Fail now if the result could not be written later.
@@ -77,17 +83,17 @@ class Result:
             OutputError: another file came to stand there meanwhile, or the disk is full. Segments
                 stay, so that ``resume`` can write the result elsewhere in a moment.
         """
-        if self._stands() and not self._may_replace():
+        if stands(self._place) and not self._may_replace():
             raise OutputError(
                 f"output {self._local.output!r} came to exist meanwhile; put the video elsewhere "
                 f"with: recurvid resume {self._journal.folder} --out FILE"
             )
         # From here on what stands there may be ours: a run killed in between writes it again.
-        self._journal.write_json(_WRITING, {"output": self._local.output})
+        self._journal.write_json(WRITING, {"output": self._local.output})
         paths = [segment.path for segment in self._journal.segments()]
         finish(paths, self._place, self._settings, metadata=self._metadata())
         self._journal.write_json(
-            _FINISHED,
+            FINISHED,
             {
                 "output": self._local.output,
                 "frames": self._plan.frames,
@@ -102,15 +108,5 @@ class Result:
             return None
         return {"version": __version__, "request": self._plan.request.to_json()}
 
-    def _stands(self) -> bool:
-        if self._place.kind == "png":
-            return bool(self._place.frames_there())
-        return self._place.path.exists()
-
     def _may_replace(self) -> bool:
-        return self._local.overwrite or self._marked(_WRITING)
-
-    def _marked(self, name: str) -> bool:
-        if not self._journal.has(name):
-            return False
-        return self._journal.read_json(name).get("output") == self._local.output
+        return self._local.overwrite or marked(self._journal, WRITING, self._local.output)

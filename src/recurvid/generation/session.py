@@ -31,6 +31,7 @@ from recurvid.sampling.sigmas import dynamic_shift, flow_sigmas
 from recurvid.sampling.solvers import SOLVERS
 from recurvid.sections import Section
 from recurvid.vae.codec import missing
+from recurvid.vae.crossfade import CrossFadeStream
 from recurvid.video.buckets import center_crop_resize
 from recurvid.video.encoders import VideoSettings, exact_fps
 from recurvid.video.pictures import load_picture
@@ -50,7 +51,7 @@ class GenerationSession:
 
     Args:
         journal: the session folder.
-        plan: what is made; written to the folder by whoever made it.
+        plan: what is made.
         components: the model.
         force: go on although weights or code have changed since the session began.
     """
@@ -79,6 +80,8 @@ class GenerationSession:
         """
         with folder_lock(self.journal.folder):
             self.journal.sweep()
+            if not self.journal.has("plan.json"):
+                self.journal.write_json("plan.json", self.plan.to_json())
             yield self.plan.event()
             if not self.result.is_written():
                 self.result.probe()
@@ -181,7 +184,12 @@ class GenerationSession:
 
     def _recorder(self) -> SegmentRecorder:
         finished = [segment.frames for segment in self.journal.segments()]
-        stream = self.components.codec.stream(self.plan.sections.latent_frames, finished)
+        codec, plan = self.components.codec, self.plan.sections
+        if self.plan.request.crossfade:
+            targets = [section.target for section in plan.sections]
+            stream = CrossFadeStream(codec, targets, finished)
+        else:
+            stream = codec.stream(plan.latent_frames, finished)
         return SegmentRecorder(self.journal, stream, self.settings, self.plan.frames)
 
     def _read_section(self, index: int) -> LatentFrames:

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from recurvid.checkpoints.known import ModelSpec
-from recurvid.errors import RecurVidError, SessionError
+from recurvid.errors import RecurVidError, RequestError, SessionError
 from recurvid.events import Planned
-from recurvid.generation.defaults import resolved
-from recurvid.generation.request import GenerationRequest, parse_size
+from recurvid.generation.defaults import resolved, video_size
+from recurvid.generation.request import GenerationRequest
 from recurvid.latents import LatentGeometry
 from recurvid.packing import PackingSchedule
 from recurvid.planning import duration, plan
 from recurvid.sections import Section, SectionPlan
-from recurvid.video.buckets import bucket_for, check_size
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,8 @@ def plan_video(
     assert filled.order is not None
     assert filled.fps is not None
     assert filled.size is not None
+    if filled.crossfade and filled.order not in ("inverted", "forward"):
+        raise RequestError("crossfade: only the orders inverted and forward were ever faded so")
     height, width = video_size(filled.size, picture_size)
     schedule = PackingSchedule.parse(filled.schedule)
     length = duration(
@@ -124,19 +125,6 @@ def plan_video(
     )
     frames = length.generated_frames if end_picture else length.frames
     return VideoPlan(filled, sections, frames, height, width)
-
-
-def video_size(size: str, picture_size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the video for a request's ``size`` and a picture's (height, width).
-
-    Raises:
-        RequestError: a size that no video here can have.
-    """
-    asked = parse_size(size)
-    if isinstance(asked, int):
-        return bucket_for(picture_size[0], picture_size[1], asked)
-    check_size(asked[1], asked[0])
-    return asked[1], asked[0]
 
 
 def _section_to_json(section: Section) -> dict[str, Any]:

@@ -1,0 +1,183 @@
+"""``recurvid generate``: a picture and a prompt become a video."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recurvid.checkpoints.known import KNOWN
+from recurvid.checkpoints.locate import locate
+from recurvid.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    OutputOption,
+    QuietOption,
+    takes_request,
+)
+from recurvid.cli.output import Output
+from recurvid.cli.stopping import says_how_to_resume
+from recurvid.errors import InputError, RecurVidError
+from recurvid.generation.defaults import resolved, spec_of, unresolved, video_size
+from recurvid.generation.journal import Journal, Local
+from recurvid.generation.request import GenerationRequest
+from recurvid.settings import settings
+
+# No module here imports torch: the session folder stands before that takes its seconds.
+
+
+@takes_request
+def generate(
+    asked: dict[str, Any],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The start picture.")],
+    end_image: Annotated[
+        Path | None, typer.Option(help="A picture that the video leads to.")
+    ] = None,
+    out: OutputOption = None,
+    session: Annotated[
+        Path | None, typer.Option(help="Session folder (default: one in the cache).")
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Take the settings from this video; options win.")
+    ] = None,
+    no_metadata: Annotated[
+        bool, typer.Option("--no-metadata", help="Do not embed the request in the video.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the result if it exists.")
+    ] = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Never touch the network (it is not needed).")
+    ] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a picture and a prompt into a video."""
+    output = Output(as_json, quiet)
+    request, model = _request(asked, like)
+    picture = Path(image).expanduser()
+    place = _check_early(request, picture, end_image, out, overwrite=overwrite)
+    local = Local(
+        output=place,
+        overwrite=overwrite,
+        metadata=not no_metadata,
+        device=device or settings().device,
+        dtype=dtype or "auto",
+        offline=offline,
+        model=model,
+    )
+    folder = (session or _new_folder(picture)).expanduser().absolute()
+    with says_how_to_resume(folder):
+        journal = Journal.create(folder, request, local, picture, end_image)
+        announce(output, folder)
+        run_session(output, journal, fresh=True)
+
+
+def announce(output: Output, folder: Path) -> None:
+    """Say where the session lives."""
+    if output.as_json:
+        output.record({"event": "session", "folder": str(folder)})
+    output.note(f"session: {folder}")
+
+
+def run_session(
+    output: Output, journal: Journal, *, fresh: bool = False, force: bool = False
+) -> None:
+    """Run a session to its end and show how it goes.
+
+    Args:
+        fresh: it was made for this command, and goes again if its request is impossible.
+        force: go on although weights or code have changed.
+    """
+    # Imported here because all of it needs torch.
+    from recurvid.cli.progress import show
+    from recurvid.generation.opening import open_session
+
+    try:
+        made = open_session(journal, force=force)
+    except RecurVidError:
+        if fresh:
+            journal.discard()
+        raise
+    done = len(list(journal.sections_folder.glob("*.safetensors")))
+    finished = show(output, made.run(), done)
+    if not output.as_json:
+        output.note(f"{finished.frames} frames, {finished.frames / finished.fps:.2f} s:")
+        output.result.print(str(finished.video), markup=False)
+
+
+def _request(asked: dict[str, Any], like: Path | None) -> tuple[GenerationRequest, str | None]:
+    """The request, and where the model's files are if its name does not say so."""
+    given = dict(asked)
+    wanted = given.pop("model", None)
+    base = GenerationRequest() if like is None else _request_in(like)
+    where = None
+    if wanted is not None and wanted != base.model:
+        spec = locate(wanted).spec
+        if base.model in KNOWN:
+            base = unresolved(base, spec_of(base))
+        base = base.but(model=spec.name)
+        where = None if wanted in KNOWN else _absolute(wanted)
+    request = base.but(**given)
+    if where is None:
+        locate(spec_of(request).name)  # says now if files are missing
+    return request, where
+
+
+def _request_in(video: Path) -> GenerationRequest:
+    from recurvid.video.metadata import read_metadata
+
+    found = read_metadata(video)
+    if found is None or "request" not in found:
+        raise InputError(f"--like {str(video)!r}: carries no request of RecurVid")
+    return GenerationRequest.from_untrusted(found["request"])
+
+
+def _absolute(model: str) -> str:
+    """A model path, or NAME=PATH, that still holds when resumed from another folder."""
+    name, separator, path = (
+        model.rpartition("=") if model.split("=")[0] in KNOWN else ("", "", model)
+    )
+    there = Path(path).expanduser()
+    return f"{name}{separator}{there.absolute() if there.exists() else path}"
+
+
+def _check_early(
+    request: GenerationRequest,
+    picture: Path,
+    end_picture: Path | None,
+    out: str | None,
+    *,
+    overwrite: bool,
+) -> str:
+    """Everything that can be refused in the first second; returns the place of the result."""
+    from recurvid.video.destination import check_output
+    from recurvid.video.encoders import VideoSettings, exact_fps
+    from recurvid.video.pictures import load_picture
+
+    filled = resolved(request, spec_of(request))
+    assert filled.size is not None
+    assert filled.fps is not None
+    pixels = load_picture(picture)
+    if end_picture is not None:
+        load_picture(end_picture)
+    height, width = video_size(filled.size, (pixels.shape[0], pixels.shape[1]))
+    video = VideoSettings(exact_fps(filled.fps), crf=filled.crf)
+    place = out or _free_name(picture)
+    return str(check_output(place, video, height, width, overwrite=overwrite).path)
+
+
+def _free_name(picture: Path) -> str:
+    stem = picture.stem or "video"
+    numbered = (Path(f"{stem}-{number}.mp4") for number in range(2, 10_000))
+    plain = Path(f"{stem}.mp4")
+    return str(plain if not plain.exists() else next(p for p in numbered if not p.exists()))
+
+
+def _new_folder(picture: Path) -> Path:
+    return settings().sessions / f"{picture.stem[:40] or 'session'}-{secrets.token_hex(4)}"

@@ -1,0 +1,66 @@
+"""``recurvid resume``: continue a session that was stopped, killed or finished."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recurvid.cli.generate import announce, run_session
+from recurvid.cli.options import DeviceOption, DtypeOption, JsonOption, OutputOption, QuietOption
+from recurvid.cli.output import Output
+from recurvid.cli.stopping import says_how_to_resume
+from recurvid.generation.finished import finished_video
+from recurvid.generation.journal import Journal
+from recurvid.generation.lock import folder_lock
+
+
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The session folder.")],
+    out: OutputOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the result if it exists.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on although weights, code or device changed.")
+    ] = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Continue a session; what is finished is not made again."""
+    output = Output(as_json, quiet)
+    journal = Journal.open(folder.expanduser().absolute())
+    with says_how_to_resume(journal.folder):
+        _change_local(journal, out, overwrite=overwrite, device=device, dtype=dtype)
+        announce(output, journal.folder)
+        done = finished_video(journal)
+        if done is None:
+            run_session(output, journal, force=force)
+        elif as_json:
+            video = {"video": str(done.path), "frames": done.frames, "fps": done.fps}
+            output.record({"event": "finished", **video})
+        else:
+            output.note("the session is finished:")
+            output.result.print(str(done.path), markup=False)
+
+
+def _change_local(
+    journal: Journal, out: str | None, *, overwrite: bool, device: str | None, dtype: str | None
+) -> None:
+    from recurvid.video.destination import destination
+
+    before = journal.local
+    after = replace(
+        before,
+        output=before.output if out is None else str(destination(out).path),
+        overwrite=before.overwrite or overwrite,
+        device=device or before.device,
+        dtype=dtype or before.dtype,
+    )
+    if after != before:
+        with folder_lock(journal.folder):
+            journal.write_local(after)
