@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from recurvid.ops.attention.backend import AttentionBackend
 from recurvid.packing.pack import PackedContext
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """Predicts the velocity (noise - data) of a section's noisy latents."""
 
