@@ -74,7 +74,8 @@ def test_gradients_equal_reference(name, device, masked):
     for backend in (None, REFERENCE):
         tensors = [x.requires_grad_() for x in draw(shape, torch.float32, device)]
         backend = backend or usable(name, tensors[0], mask)
-        backend(*tensors, mask).square().sum().backward()
+        q, k, v = tensors
+        backend(q, k, v, mask).square().sum().backward()
         found.append([x.grad for x in tensors])
     for got, expected in zip(*found, strict=True):
         assert (got - expected).norm() / expected.norm() < 1e-5
@@ -85,6 +86,7 @@ def test_masked_keys_are_not_read(name, device):
     q, k, v = draw(shape, torch.float32, device)
     mask = list(masks(shape, device))[1]
     backend = usable(name, q, mask)
+    assert mask is not None
     before = backend(q, k, v, mask)
     k[~mask], v[~mask] = 1e3, -1e3
     assert torch.equal(backend(q, k, v, mask), before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,13 @@ from recurvid.latents import LatentFrames
 from recurvid.models.packed_dit.config import PackedDiTConfig, parse_kernel
 from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.packing.pack import ContextGroup, PackedContext
+
+
+def diffusers_model(values: dict[str, Any]) -> Any:
+    """diffusers' class with random weights."""
+    from diffusers.models.transformers import transformer_hunyuan_video_framepack as theirs
+
+    return theirs.HunyuanVideoFramepackTransformer3DModel.from_config(values)
 
 
 def group(kernel: str, data: Tensor, index: Tensor) -> ContextGroup:
@@ -58,12 +66,10 @@ class Case:
         self.frames |= {"k2": rng.randint(1, 3), "k4": rng.randint(1, 9)}
         self.index = {k: [rng.randint(0, 60) for _ in range(n)] for k, n in self.frames.items()}
 
-    def diffusers_model(self, *, sharp: bool = True):
-        from diffusers import HunyuanVideoFramepackTransformer3DModel
-
+    def diffusers_model(self, *, sharp: bool = True) -> Any:
         torch.manual_seed(self.seed)
         values = {k: v for k, v in self.config.to_dict().items() if k != "context_kernels"}
-        model = HunyuanVideoFramepackTransformer3DModel.from_config(values)
+        model = diffusers_model(values)
         randomise(model, sharp=sharp)
         return model.eval()
 

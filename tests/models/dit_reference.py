@@ -5,6 +5,8 @@ One sample at a time, so that every sample has indices, groups and a prompt leng
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.transformers.transformer_hunyuan_video_framepack import _pad_for_3d_conv
@@ -48,8 +50,8 @@ def _slice(c: Conditioning, i: int) -> Conditioning:
     )
 
 
-def _tokens(convs, kernel, data: Tensor) -> Tensor:
-    data = _pad_for_3d_conv(data, kernel)
+def _tokens(convs, kernel, latents: Tensor) -> Tensor:
+    data: Any = _pad_for_3d_conv(latents, kernel)
     if kernel == (16, 32, 32):
         data, kernel = F.avg_pool3d(data, 2), (8, 16, 16)
     return convs[kernel](data).flatten(2).transpose(1, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -270,7 +271,7 @@ def test_init_weights_starts_from_silence():
     singles = {f"single_transformer_blocks.{i}.norm.linear" for i in (0, 1)}
     refiner = "context_embedder.token_refiner.refiner_blocks.0.norm_out.linear"
     assert silent == blocks | singles | {refiner, "norm_out.linear", "proj_out"}
-    proj_8x = model.clean_x_embedder.get_submodule("proj_8x").weight  # pyright: ignore
+    proj_8x: Any = model.get_submodule("clean_x_embedder.proj_8x").weight
     assert torch.allclose(
         proj_8x.sum((2, 3, 4)), model.x_embedder.proj.weight.sum((2, 3, 4)), atol=1e-5
     )

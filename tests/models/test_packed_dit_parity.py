@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
-from dit_cases import Case, group, randomise, relative
+from dit_cases import Case, diffusers_model, group, randomise, relative
 from dit_reference import reference
 from torch import nn
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.parity
 SEEDS = range(24)
 
 
-def pair(case: Case, *, sharp: bool = True) -> tuple[PackedDiT, nn.Module]:
+def pair(case: Case, *, sharp: bool = True) -> tuple[PackedDiT, Any]:
     theirs = case.diffusers_model(sharp=sharp)
     ours = PackedDiT(case.config)
     ours.load_state_dict(theirs.state_dict())
@@ -28,12 +29,10 @@ def pair(case: Case, *, sharp: bool = True) -> tuple[PackedDiT, nn.Module]:
 
 
 def test_full_size_state_dict_equals_diffusers():
-    from diffusers import HunyuanVideoFramepackTransformer3DModel
-
     config = {k: v for k, v in PRESETS["13b"].to_dict().items() if k != "context_kernels"}
     with torch.device("meta"):
         ours = PackedDiT(PRESETS["13b"])
-        theirs = HunyuanVideoFramepackTransformer3DModel.from_config(config)
+        theirs = diffusers_model(config)
     shapes = [{k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (ours, theirs)]
     assert shapes[0] == shapes[1]
     assert sum(p.numel() for p in ours.parameters()) == 12_874_314_816
@@ -66,7 +65,8 @@ def test_gradients_equal_diffusers(seed):
     case = Case(seed)
     ours, theirs = pair(case, sharp=False)
     found = []
-    for model, run in ((ours, case.run_ours), (theirs, case.run_diffusers)):
+    runs: tuple[tuple[Any, Any], ...] = ((ours, case.run_ours), (theirs, case.run_diffusers))
+    for model, run in runs:
         x = case.inputs()
         cond = x.conditioning
         wanted = {**x.latents, "text": cond.text, "pooled": cond.pooled, "image": cond.image}
@@ -105,7 +105,7 @@ def test_an_index_off_by_one_is_seen(seed):
 KERNELS = ("k1", "k2", "k4", "k8", "k16", "k1h4w2", "k2h4w2", "k3h6w10", "k4h4w4", "k16h2w2")
 
 
-def beyond(seed: int, *, image_proj: bool = True) -> tuple[Case, PackedDiT, nn.Module, dict]:
+def beyond(seed: int, *, image_proj: bool = True) -> tuple[Case, PackedDiT, Any, dict]:
     """A pair of models with patchify layers for all of KERNELS; (16, 32, 32) has none."""
     case = Case(seed)
     fields = {**case.config.to_dict(), "has_image_proj": image_proj, "context_kernels": KERNELS}

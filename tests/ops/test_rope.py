@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -66,7 +68,8 @@ def test_apply_equals_diffusers():
     table = rope_table(torch.tensor([[3, 40]]), (2, 3), DIMS, THETA)
     x = torch.randn(2, 12, 5, sum(DIMS), generator=torch.Generator().manual_seed(0))
     for dtype in (torch.float32, torch.bfloat16):
-        expected = apply_rotary_emb(x.to(dtype), (cos, sin), sequence_dim=1)
+        phases: Any = (cos, sin)
+        expected: Any = apply_rotary_emb(x.to(dtype), phases, sequence_dim=1)
         assert torch.allclose(apply_rope(x.to(dtype), table), expected, atol=1e-6, rtol=1e-2)
         assert apply_rope(x.to(dtype), table).dtype == dtype
 
