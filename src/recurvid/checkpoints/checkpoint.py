@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 
+@runtime_checkable
 class Checkpoint(Protocol):
     """Named tensors, read-only. Opening reads names and shapes, never values.
 
@@ -35,7 +35,7 @@ class Checkpoint(Protocol):
         """Type of a tensor as :meth:`tensor` gives it, without reading it."""
         ...
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> torch.Tensor:
         """The tensor on the CPU."""
         ...
 
@@ -67,7 +67,7 @@ class CheckpointView:
         """Type of a tensor."""
         return self.inner.dtype(name)
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> torch.Tensor:
         """The tensor on the CPU."""
         return self.inner.tensor(name)
 

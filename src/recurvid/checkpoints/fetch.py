@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from recurvid.checkpoints.formats import open_checkpoint
 from recurvid.checkpoints.known import Component, ModelSpec
@@ -20,6 +20,7 @@ SPARE_BYTES = 500_000_000
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
+@runtime_checkable
 class SnapshotDownload(Protocol):
     """The part of ``huggingface_hub.snapshot_download`` that is used, the same since 0.30."""
 
@@ -80,11 +81,7 @@ def fetch(plan: FetchPlan, download: SnapshotDownload | None = None) -> tuple[Fo
     Raises:
         CheckpointError: one line: no network, no such repository, no space, a damaged file.
     """
-    from huggingface_hub import constants, snapshot_download
-
-    if constants.HF_HUB_OFFLINE and plan.parts:
-        raise CheckpointError("HF_HUB_OFFLINE is set: nothing can be fetched; unset it first")
-    download = download or snapshot_download
+    download = download or _hub_download()
     for repo in dict.fromkeys(part.repo for part in plan.parts):
         parts = [part for part in plan.parts if part.repo == repo]
         patterns = [pattern for part in parts for pattern in part.patterns]
@@ -93,6 +90,14 @@ def fetch(plan: FetchPlan, download: SnapshotDownload | None = None) -> tuple[Fo
         except Exception as error:
             raise CheckpointError(_reason(repo, error)) from error
     return tuple(_checked(part, plan.cache) for part in plan.parts)
+
+
+def _hub_download() -> SnapshotDownload:
+    from huggingface_hub import constants, snapshot_download
+
+    if constants.HF_HUB_OFFLINE:
+        raise CheckpointError("HF_HUB_OFFLINE is set: nothing can be fetched; unset it first")
+    return snapshot_download
 
 
 def _checked(part: Component, cache: Path) -> Found:

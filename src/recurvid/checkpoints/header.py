@@ -41,10 +41,16 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Header:
-    """The checked header of one file."""
+    """The checked header of one file, of which the data part starts at byte ``start``."""
 
     tensors: dict[str, TensorEntry]
     metadata: dict[str, str]
+    start: int
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the whole file."""
+        return self.start + max((entry.end for entry in self.tensors.values()), default=0)
 
 
 def read_header(path: Path) -> Header:
@@ -117,7 +123,7 @@ def _parse(path: Path, text: bytes) -> Header:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(f"{path}: __metadata__ of the header is not a map of strings")
     tensors = {name: _entry(path, name, entry) for name, entry in entries.items()}
-    return Header(tensors, cast("dict[str, str]", metadata))
+    return Header(tensors, cast("dict[str, str]", metadata), 8 + len(text))
 
 
 def _natural(values: object, count: int | None = None) -> tuple[int, ...] | None:

@@ -21,7 +21,6 @@ from recurvid.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -254,7 +253,7 @@ class _Mapped(CheckpointView):
         """Type of a native tensor."""
         return self.inner.dtype(_seen(self._sources[name])[0])
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> torch.Tensor:
         """A native tensor; a view of the foreign one except where tensors are fused or swapped."""
         import torch
 
