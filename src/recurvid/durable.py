@@ -37,7 +37,7 @@ def atomic_path(path: str | Path) -> Generator[Path]:
     """
     target = Path(path)
     if target.is_symlink():
-        target = target.resolve()
+        target = Path(os.path.realpath(target))
     beside = beside_path(target)
     try:
         yield beside

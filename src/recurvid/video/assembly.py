@@ -36,6 +36,7 @@ def concatenate(
         OutputError: ``out`` cannot be written.
     """
     import av
+    from av.error import FFmpegError
 
     if not segments:
         raise ValueError("no segments to join")
@@ -47,7 +48,7 @@ def concatenate(
             if metadata is not None:
                 target.metadata["comment"] = embedded(metadata)
             return _copy(segments, target)
-    except OSError as error:
+    except (FFmpegError, OSError) as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
 
 
@@ -79,11 +80,13 @@ def _copy(segments: Sequence[Path], target: OutputContainer) -> int:
 
 def _open_segment(path: Path) -> InputContainer:
     import av
+    from av.error import FFmpegError
 
     try:
         container = av.open(str(path), format="mp4", options={"protocol_whitelist": "file"})
-    except (OSError, ValueError) as error:
-        raise SessionError(f"segment {path} cannot be read: {error}") from error
+    except (FFmpegError, OSError) as error:
+        reason = error.strerror or error
+        raise SessionError(f"segment {path} cannot be read ({reason})") from error
     if not container.streams.video:
         container.close()
         raise SessionError(f"segment {path} holds no video")

@@ -36,7 +36,7 @@ def buckets(base: int) -> tuple[Size, ...]:
 
     640 gives the table of the released models. Any other base, a multiple of 32 or not: for each
     short side, the multiple of 32 nearest to ``base * base`` divided by it, down to an aspect
-    of 2.5, and the transposes.
+    of 2.5, and the transposes; where none fits, the nearest square.
 
     Raises:
         RequestError: ``base`` is outside 32..4096.
@@ -50,6 +50,9 @@ def buckets(base: int) -> tuple[Size, ...]:
         long = int(base * base / short / _BUCKET_UNIT + 0.5) * _BUCKET_UNIT
         if short <= long <= min(short * _MAX_ASPECT, MAX_SIDE):
             wide.append((short, long))
+    if not wide:
+        side = max(round(base / _BUCKET_UNIT), 1) * _BUCKET_UNIT
+        wide.append((side, side))
     both = {*wide, *((long, short) for short, long in wide)}
     return tuple(sorted(both))
 

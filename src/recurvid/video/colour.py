@@ -23,7 +23,7 @@ _WEIGHTS = {
 _LUMA_BITS, _CHROMA_BITS, _BACK_BITS = 16, 13, 14
 
 
-def _fixed(weights: tuple[float, float, float], scale: float, bits: int) -> list[int]:
+def _fixed(weights: tuple[float, float, float], scale: int, bits: int) -> list[int]:
     """Weights as fixed point numbers whose rounding errors cancel, so that grey stays grey."""
     exact = [weight * scale / 255 * 2**bits for weight in weights]
     rounded = [round(value) for value in exact]

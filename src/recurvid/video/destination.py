@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,7 +128,7 @@ def output_note(place: Destination) -> str | None:
 
 
 def _check_file(path: Path, name: str, *, overwrite: bool) -> None:
-    target = path.resolve() if path.is_symlink() else path
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
     _check_folder(target.parent, name)
     if target.is_dir():
         inside = Path(path.name) / f"video{path.suffix}"
@@ -194,9 +195,8 @@ def _try(
             stream: Any = add_video_stream(target, encoder, settings, height, width)
             target.mux(stream.encode(frame))
             target.mux(stream.encode(None))
-    except (FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except FFmpegError as error:
         raise OutputError(
             f"a video of {width}x{height} at {settings.fps} frames a second cannot be written "
-            f"with {encoder.name} ({reason})"
+            f"with {encoder.name} ({error.strerror})"
         ) from error

@@ -30,7 +30,7 @@ class VideoSettings:
     """How frames become a file. All segments of one video share one of these.
 
     Attributes:
-        fps: frames a second; ``Fraction(30000, 1001)`` for 29.97.
+        fps: frames a second, from :func:`exact_fps`; ``Fraction(30000, 1001)`` for 29.97.
         crf: constant quality of libx264, 0 (no visible loss, large) to 51; 16 as in the original.
             Other encoders get the setting that looks about the same.
         preset: speed against size, libx264's names.
@@ -48,7 +48,7 @@ class VideoSettings:
             raise OutputError(f"preset {self.preset!r}: must be one of {', '.join(PRESETS)}")
 
 
-def exact_fps(fps: Fraction | float | str) -> Fraction:
+def exact_fps(fps: Fraction | float | int | str) -> Fraction:
     """Frames a second as a fraction: 29.97 and 23.976 become the NTSC rates that they stand for.
 
     Raises:

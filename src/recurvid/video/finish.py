@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from av import VideoFrame
 
 
+# Without it Matroska files carry random numbers.
+_NO_RANDOM_UID = {"fflags": "+bitexact"}
+
+
 def finish(
     segments: Sequence[Path],
     place: Destination,
@@ -49,9 +53,11 @@ def finish(
         return concatenate(segments, place.path, metadata=metadata)
     write = {"webm": _webm, "gif": _gif, "png": _png}[place.kind]
     comment = None if metadata is None else embedded(metadata)
+    from av.error import FFmpegError
+
     try:
         return write(segments, place, settings, comment)
-    except OSError as error:
+    except (FFmpegError, OSError) as error:
         raise OutputError(f"cannot write {place.path}: {error.strerror or error}") from error
 
 
@@ -68,7 +74,7 @@ def _webm(
     count, stream = 0, None
     with (
         durable.atomic_path(place.path) as beside,
-        av.open(str(beside), "w", format="webm") as target,
+        av.open(str(beside), "w", format="webm", options=_NO_RANDOM_UID) as target,
     ):
         if comment is not None:
             target.metadata["comment"] = comment

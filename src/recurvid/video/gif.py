@@ -42,7 +42,9 @@ def write_gif(frames: Frames, path: Path, fps: Fraction, comment: str | None = N
     step = -(-fps // _MAX_FPS)
     palette, total = _palette(frames(), step)
     shown = range(0, total, step)
-    ticks = [round(frame * 100 / fps) for frame in (*shown, total)]
+    ticks = [round(frame * 100 / fps) for frame in shown]
+    # The last frame may stand for fewer than the others, but not for no time at all.
+    ticks.append(max(round(total * 100 / fps), ticks[-1] + 2))
     with durable.atomic_path(path) as beside:
         plain = durable.beside_path(path)
         try:

@@ -52,10 +52,12 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
         path = min(path.glob("*.png"), default=path)
     if not path.is_file():
         raise InputError(f"{str(path)!r}: no such file")
+    from av.error import FFmpegError
+
     try:
         with path.open("rb") as file:
             text = _comment(path, file)
-    except (OSError, ValueError, struct.error):
+    except (FFmpegError, OSError, ValueError, LookupError, struct.error):
         return None
     return _parsed(text)
 

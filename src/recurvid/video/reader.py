@@ -106,7 +106,8 @@ def to_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
         full_range = frame.format.name == "yuvj420p" or int(frame.color_range) == 2
         pixels = yuv420_to_rgb(*_planes(frame), matrix=matrix, full_range=full_range)
     else:
-        pixels = frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray()
+        converted = frame.reformat(format="rgb24", src_colorspace=matrix)
+        pixels = cast("NDArray[np.uint8]", converted.to_ndarray())
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,12 +41,14 @@ class SegmentWriter:
         self._stream: Any = None
         self._size: tuple[int, ...] = ()
 
-    def write(self, frames: NDArray[np.uint8]) -> None:
+    def write(self, frames: NDArray[Any]) -> None:
         """Append frames: (t, h, w, 3) uint8 sRGB; h and w even and the same in every call.
 
         Raises:
             OutputError: a side is odd, or the file cannot be written.
         """
+        from av.error import FFmpegError
+
         if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8:
             raise ValueError(
                 f"frames must be uint8 (t, h, w, 3), not {frames.dtype} {frames.shape}"
@@ -60,7 +62,7 @@ class SegmentWriter:
                 raise ValueError(f"frames of {frames.shape[1:3]} in a video of {self._size}")
             for frame in frames:
                 self._encode(frame)
-        except OSError as error:
+        except (FFmpegError, OSError) as error:
             raise self._failed(error) from error
 
     def close(self) -> None:
@@ -69,6 +71,8 @@ class SegmentWriter:
         Raises:
             OutputError: the disk is full or the folder is gone.
         """
+        from av.error import FFmpegError
+
         if self._container is None:
             raise ValueError(f"no frames were written to {self.path}")
         try:
@@ -76,19 +80,21 @@ class SegmentWriter:
             self._container.close()
             self._container = None
             self._file.close()
-        except OSError as error:
+        except (FFmpegError, OSError) as error:
             raise self._failed(error) from error
 
     def abort(self) -> None:
         """Drop what was written; no file is left."""
         container, self._container = self._container, None
         if container is not None:
-            with suppress(OSError):
+            from av.error import FFmpegError
+
+            with suppress(FFmpegError, OSError):
                 container.close()
         reason = InterruptedError("aborted")
         self._file.__exit__(InterruptedError, reason, None)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> SegmentWriter:
         return self
 
     def __exit__(
@@ -120,7 +126,7 @@ class SegmentWriter:
         self._container.mux(self._stream.encode(frame))
         self.frames += 1
 
-    def _failed(self, error: OSError) -> OutputError:
+    def _failed(self, error: Any) -> OutputError:
         self.abort()
         return OutputError(f"cannot write {self.path}: {error.strerror or error}")
 
