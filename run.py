@@ -363,7 +363,7 @@ def requested_build(label: str | None) -> TorchBuild | None:
 def demo(environment: Environment, rest: Sequence[str]) -> int:
     """The main job on the example picture; ``rest`` is appended, and a later option wins."""
     chosen = any(word.split("=")[0] == "--out" for word in rest)
-    out = [] if chosen else ["--out", DEMO_OUT]
+    out = [] if chosen else ["--out", DEMO_OUT, "--overwrite"]
     if out:
         (environment.root / DEMO_OUT).parent.mkdir(exist_ok=True)
     command = [str(environment.python), "-m", "recurvid", *DEMO, *out, *rest]

@@ -1,0 +1,115 @@
+"""Writes the reference pages from the code: commands and options, exit codes, errors, settings.
+
+.venv/bin/python docs/reference/write.py          writes the pages here
+.venv/bin/python docs/reference/write.py --check  fails if a page is not what would be written
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+import recurvid.errors
+import recurvid.settings
+from recurvid.checkpoints.known import KNOWN
+from recurvid.cli.exits import EXIT_CODES
+from recurvid.cli.main import app
+
+HERE = Path(__file__).parent
+HEAD = "<!-- Written by docs/reference/write.py out of the code; changes here are lost. -->\n"
+
+
+def cell(text: str) -> str:
+    """Text for one cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def spelling(parameter: Any) -> str:
+    """How an option is typed."""
+    names = [*parameter.opts, *parameter.secondary_opts]
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def commands(command: Any, path: str) -> list[str]:
+    """A section for a command and each command below it."""
+    lines = [f"## {path}", "", " ".join((command.help or "").split("\f")[0].split()), ""]
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option"]
+    if arguments or options:
+        lines += ["| | |", "|---|---|"]
+        lines += [
+            f"| `{(a.metavar or a.name)}` | {cell(getattr(a, 'help', '') or '')} |"
+            for a in arguments
+        ]
+        lines += [f"| {spelling(o)} | {cell(o.help or '')} |" for o in options]
+        lines.append("")
+    for name, child in sorted(getattr(command, "commands", {}).items()):
+        lines += commands(child, f"{path} {name}")
+    return lines
+
+
+def cli() -> str:
+    """The command line, and what its exit codes mean."""
+    lines = [HEAD, "# The command line", ""]
+    lines += commands(typer.main.get_command(app), "recurvid")
+    lines += ["## Exit codes", "", "| code | meaning |", "|---|---|"]
+    lines += [f"| {code} | {cell(meaning)} |" for code, meaning in EXIT_CODES.items()]
+    return "\n".join(lines) + "\n"
+
+
+def settings() -> str:
+    """Environment variables and errors, as their modules document them."""
+
+    def doc(module: Any) -> list[str]:
+        return ["```text", inspect.getdoc(module) or "", "```", ""]
+
+    lines = [HEAD, "# Environment and errors", "", "## Environment", "", *doc(recurvid.settings)]
+    return "\n".join([*lines, "## Errors", "", *doc(recurvid.errors)]).rstrip() + "\n"
+
+
+def models() -> str:
+    """Known models: parts, repositories, terms."""
+    lines = [HEAD, "# Known models", ""]
+    licences = {}
+    for spec in KNOWN.values():
+        lines += [f"## {spec.name}", "", spec.title, ""]
+        made = spec.defaults
+        lines += [
+            f"Order `{made.order}`, schedule `{made.schedule}`, {made.fps:g} frames a second, "
+            f"base size {made.base}, {made.steps} steps.",
+            "",
+            "| part | from | size | terms |",
+            "|---|---|---|---|",
+        ]
+        for part in spec.components:
+            where = f"{part.repo} {part.folder}".strip() or "this package"
+            size = f"{part.size / 1e9:.1f} GB" if part.size >= 1e8 else f"{part.size / 1e6:.0f} MB"
+            lines.append(
+                f"| {part.role} | {where} | {size if part.repo else ''} | {part.licence.name} |"
+            )
+            licences[part.licence.name] = part.licence
+        lines.append("")
+    lines += ["## Terms", "", "In our words; the text itself is what counts.", ""]
+    lines += [f"- **{name}**: {terms.summary}" for name, terms in sorted(licences.items())]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write or check all pages."""
+    check = "--check" in sys.argv
+    for page in (cli, settings, models):
+        file, made = HERE / f"{page.__name__}.md", page()
+        if not check:
+            file.write_text(made, encoding="utf-8", newline="\n")
+        elif not file.is_file() or file.read_text(encoding="utf-8") != made:
+            print(f"{file.name} is out of date; run docs/reference/write.py")
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
