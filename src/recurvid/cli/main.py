@@ -21,6 +21,7 @@ from recurvid.cli.resume import resume
 from recurvid.cli.selfcheck import selfcheck
 from recurvid.cli.stopping import Stopped
 from recurvid.errors import RecurVidError
+from recurvid.settings import settings
 
 # typer bundles click since 0.20 or so; the class is reached through what typer itself exports.
 _UsageError = cast(type[Exception], typer.BadParameter.__mro__[2])
@@ -105,7 +106,7 @@ def _unforeseen(error: Exception) -> tuple[int, str]:
 
 
 def _report(output: Output, error: BaseException, message: str, code: int) -> None:
-    if os.environ.get("RECURVID_DEBUG") == "1":
+    if settings().debug:
         traceback.print_exception(error)
     if output.as_json:
         kind = type(error).__name__
