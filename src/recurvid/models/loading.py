@@ -14,6 +14,7 @@ from torch import Tensor
 from recurvid.checkpoints.checkpoint import Checkpoint, some, source_name
 from recurvid.checkpoints.formats import open_checkpoint
 from recurvid.checkpoints.int8 import dequantized
+from recurvid.checkpoints.keymap import KeyMap, Rename
 from recurvid.errors import CheckpointError, RecurVidError
 from recurvid.models.packed_dit.config import PRESETS, PackedDiTConfig
 from recurvid.models.packed_dit.model import PackedDiT
@@ -24,6 +25,8 @@ _BLOCKS = {
     "context_embedder.token_refiner.refiner_blocks": "num_refiner_layers",
 }
 
+_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.", "module.")
+
 #: What other files can be known by: a pattern of one of their tensor names, and what they are.
 #: In order; the first that matches names the file.
 _FOREIGN: tuple[tuple[str, str], ...] = (
@@ -31,8 +34,7 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
     (r"^model\.diffusion_model\.input_blocks\.|^input_blocks\.", "a Stable Diffusion model"),
     (r"^(encoder|decoder)\.(mid_block|conv_in|mid\.)|quant_conv", "a VAE"),
     (r"^(decoder|encoder)\.\d+\.", "a TAEHV decoder"),
-    (r"^(vision_model\.)?encoder\.layers\.\d+\.self_attn|patch_embedding\.weight$.*SIGLIP",
-     "an image or text encoder"),
+    (r"^vision_model\.", "an image encoder"),
     (r"^(model\.)?layers\.\d+\.self_attn|^(text_model\.)?encoder\.layers\.", "a text encoder"),
     (r"(^|\.)blocks\.\d+\.(self_attn|cross_attn|attn1)\.", "a Wan model"),
     (r"(^|\.)double_blocks\.\d+\.img_attn", "a model in Tencent's or FLUX's original naming"),
@@ -67,7 +69,7 @@ def load_backbone(
             another size.
     """
     checkpoint = open_checkpoint(source) if isinstance(source, str | Path) else source
-    checkpoint = dequantized(checkpoint)
+    checkpoint = _unprefixed(dequantized(checkpoint))
     _refuse_foreign(checkpoint)
     config = config or find_config(checkpoint)
     _check_depth(checkpoint, config)
@@ -93,7 +95,12 @@ def _placed(
     checkpoint: Checkpoint, name: str, dtype: torch.dtype, device: torch.device | str
 ) -> Tensor:
     value = checkpoint.tensor(name)
-    return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+    if not value.is_floating_point():
+        kind = str(value.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"{checkpoint.file_of(name)}: tensor {name} holds {kind}, not weights"
+        )
+    return value.to(device=device, dtype=dtype)
 
 
 def check_names_and_shapes(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -116,6 +123,15 @@ def check_names_and_shapes(checkpoint: Checkpoint, expected: Mapping[str, tuple[
                 f"{checkpoint.file_of(name)}: tensor {name} is {list(checkpoint.shape(name))}, "
                 f"the model needs {list(shape)}"
             )
+
+
+def _unprefixed(checkpoint: Checkpoint) -> Checkpoint:
+    """Native names where a repackaged file has put one prefix before all of them."""
+    names = checkpoint.keys()
+    for prefix in _PREFIXES:
+        if any(name.startswith(prefix + "clean_x_embedder.") for name in names):
+            return KeyMap((Rename(prefix + "{name}", "{name}"),)).apply(checkpoint)
+    return checkpoint
 
 
 def _refuse_foreign(checkpoint: Checkpoint) -> None:
