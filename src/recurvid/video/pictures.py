@@ -98,6 +98,8 @@ def _head(path: Path, name: str) -> bytes:
             raise PictureError(f"{name}: is not a regular file")
         with path.open("rb") as file:
             head = file.read(64)
+    except PictureError:  # a ValueError too
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PictureError(f"{name}: cannot be opened ({reason})") from error
