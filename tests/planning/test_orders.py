@@ -78,6 +78,15 @@ def test_inverted_end_picture_is_for_the_first_section():
     assert made.sections[1].history == (*range(10, 19), ABSENT, *range(20, 29))
 
 
+def test_inverted_anchors_at_the_end_are_the_last_frames_or_the_end_picture():
+    schedule = parse("f1k1_x_g3_f2k1_f1k1_td")
+    made = plan("inverted", schedule, 2)
+    assert [section.anchors for section in made.sections] == [(0, ABSENT), (0, 6)]
+    made = plan("inverted", schedule, 2, end_picture=True)
+    assert [section.anchors for section in made.sections] == [(0, 7), (0, 7)]
+    assert [section.history for section in made.sections] == [(7, 8), (4, 5)]
+
+
 def test_forward_ends_its_history_where_the_target_begins():
     made = plan("forward", parse(F1), 2)
     assert [section.target for section in made.sections] == [range(1, 10), range(10, 19)]
