@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recurvid.video.colour import rgb_to_yuv420, yuv420_to_rgb
+from recurvid.video.colour import rgb_to_yuv420, yuv_to_rgb
 
 # Rec. ITU-R BT.709-6, 8 bit, of the primaries at full amplitude (the 100 % colour bars that test
 # generators give for high definition): Y, Cb, Cr.
@@ -41,7 +41,7 @@ def test_colour_bars(rgb, yuv):
 def test_grey_stays_grey(level):
     planes = split(rgb_to_yuv420(np.full((2, 2, 3), level, np.uint8)), 2, 2)
     assert planes[1][0, 0] == planes[2][0, 0] == 128
-    back = yuv420_to_rgb(*planes)
+    back = yuv_to_rgb(*planes)
     assert np.ptp(back) == 0
     assert abs(int(back[0, 0, 0]) - level) <= 1
 
@@ -49,7 +49,7 @@ def test_grey_stays_grey(level):
 @given(st.tuples(*[st.integers(0, 255)] * 3))
 def test_there_and_back(rgb):
     planes = split(rgb_to_yuv420(np.full((2, 4, 3), rgb, np.uint8)), 2, 4)
-    back = yuv420_to_rgb(*planes).astype(int)
+    back = yuv_to_rgb(*planes).astype(int)
     # Half a step of Cb is 0.5 * 255 / 224 * 1.8556 of blue, and half a step of Y on top.
     assert np.abs(back - np.array(rgb)).max() <= 2
 
@@ -71,9 +71,9 @@ def test_chroma_sits_on_even_columns():
 def test_matrices_and_ranges(matrix, red):
     luma = np.full((2, 2), 100, np.uint8)
     blue, cr = np.full((1, 1), 128, np.uint8), np.full((1, 1), 150, np.uint8)
-    full = yuv420_to_rgb(luma, blue, cr, matrix=matrix, full_range=True)
+    full = yuv_to_rgb(luma, blue, cr, matrix=matrix, full_range=True)
     assert full[0, 0, 0] == round(100 + red * 22)
-    limited = yuv420_to_rgb(luma, blue, cr, matrix=matrix)
+    limited = yuv_to_rgb(luma, blue, cr, matrix=matrix)
     assert limited[0, 0, 0] == round((84 / 219 + red * 22 / 224) * 255)
     assert full[0, 0, 2] == 100
 
@@ -81,5 +81,13 @@ def test_matrices_and_ranges(matrix, red):
 def test_odd_sizes_come_back_whole():
     luma = np.arange(15, dtype=np.uint8).reshape(3, 5) + 100
     chroma = np.full((2, 3), 128, np.uint8)
-    back = yuv420_to_rgb(luma, chroma, chroma, full_range=True)
+    back = yuv_to_rgb(luma, chroma, chroma, full_range=True)
     assert np.array_equal(back, np.repeat(luma[..., None], 3, axis=2))
+
+
+def test_full_chroma_is_taken_as_it_is():
+    luma = np.full((1, 3), 100, np.uint8)
+    blue = np.full((1, 3), 128, np.uint8)
+    red = np.array([[128, 150, 106]], np.uint8)
+    shown = yuv_to_rgb(luma, blue, red, full_range=True)
+    assert shown[0, :, 0].tolist() == [100, round(100 + 1.5748 * 22), round(100 - 1.5748 * 22)]

@@ -74,7 +74,7 @@ def _at_chroma_sites(rgb: NDArray[np.int32]) -> NDArray[np.int32]:
     return before + 2 * even + odd
 
 
-def yuv420_to_rgb(
+def yuv_to_rgb(
     luma: NDArray[np.uint8],
     blue: NDArray[np.uint8],
     red: NDArray[np.uint8],
@@ -82,11 +82,11 @@ def yuv420_to_rgb(
     matrix: int = 1,
     full_range: bool = False,
 ) -> NDArray[np.uint8]:
-    """Convert planar 4:2:0 to RGB, chroma interpolated linearly.
+    """Convert planar 4:2:0, its chroma interpolated linearly, or planar 4:4:4 to RGB.
 
     Args:
         luma: (h, w) uint8.
-        blue, red: (ceil(h / 2), ceil(w / 2)) uint8, Cb and Cr.
+        blue, red: (ceil(h / 2), ceil(w / 2)) or (h, w) uint8, Cb and Cr.
         matrix: MatrixCoefficients of ITU-T H.273 (1 BT.709, 5 and 6 BT.601, 9 BT.2020).
         full_range: luma is 0..255 and not 16..235.
 
@@ -100,8 +100,9 @@ def yuv420_to_rgb(
     # Chroma comes eight times too large out of the interpolation, luma is brought there.
     to_y = round(luma_gain * 2**_BACK_BITS) * 8
     y = (luma.astype(np.int32) - (0 if full_range else 16)) * to_y + (1 << (_BACK_BITS + 2))
-    cb = _at_every_pixel(blue)[:height, :width]
-    cr = _at_every_pixel(red)[:height, :width]
+    whole = blue.shape == luma.shape
+    cb = _eightfold(blue) if whole else _at_every_pixel(blue)[:height, :width]
+    cr = _eightfold(red) if whole else _at_every_pixel(red)[:height, :width]
 
     def weight(value: float) -> int:
         return round(value * chroma_gain * 2**_BACK_BITS)
@@ -112,6 +113,10 @@ def yuv420_to_rgb(
     rgb[..., 2] = y + cb * weight(2 - 2 * kb)
     rgb >>= _BACK_BITS + 3
     return np.clip(rgb, 0, 255).astype(np.uint8)
+
+
+def _eightfold(chroma: NDArray[np.uint8]) -> NDArray[np.int32]:
+    return (chroma.astype(np.int32) - 128) * 8
 
 
 def _at_every_pixel(chroma: NDArray[np.uint8]) -> NDArray[np.int32]:

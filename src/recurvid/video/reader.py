@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recurvid.errors import InputError
-from recurvid.video.colour import yuv420_to_rgb
+from recurvid.video.colour import yuv_to_rgb
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -102,12 +102,14 @@ def to_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     matrix = int(frame.colorspace)
     if matrix not in (1, 4, 5, 6, 7, 9):
         matrix = 1 if frame.height >= 720 else 5
-    if frame.format.name in ("yuv420p", "yuvj420p"):
-        full_range = frame.format.name == "yuvj420p" or int(frame.color_range) == 2
-        pixels = yuv420_to_rgb(*_planes(frame), matrix=matrix, full_range=full_range)
+    name = frame.format.name
+    if name.startswith(("yuv", "nv", "p0", "p2", "p4")):
+        # swscale may change depth and sampling, never the matrix: its versions disagree on that.
+        full_range = name.startswith("yuvj") or int(frame.color_range) == 2
+        plain = frame if name in ("yuv420p", "yuvj420p") else frame.reformat(format="yuv444p")
+        pixels = yuv_to_rgb(*_planes(plain), matrix=matrix, full_range=full_range)
     else:
-        converted = frame.reformat(format="rgb24", src_colorspace=matrix)
-        pixels = cast("NDArray[np.uint8]", converted.to_ndarray())
+        pixels = cast("NDArray[np.uint8]", frame.reformat(format="rgb24").to_ndarray())
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
@@ -118,7 +120,7 @@ def _planes(frame: VideoFrame) -> list[NDArray[np.uint8]]:
         np.frombuffer(cast(Any, plane), np.uint8).reshape(plane.height, plane.line_size)[
             :, : plane.width
         ]
-        for plane in frame.planes
+        for plane in frame.planes[:3]
     ]
 
 
