@@ -74,9 +74,12 @@ class TorchBuild:
         if self.label is None:
             return [[f"torch=={TORCH}"], [TORCH_RANGE]]
         index = TORCH_INDEX + self.label
+        # What a CPU build needs comes with everything else, later, from the usual index. The other
+        # builds need libraries of their own, some of which only PyTorch's index has.
+        alone = ["--no-deps"] if self.label == "cpu" else []
         return [
-            [f"torch=={TORCH}+{self.label}", "--extra-index-url", index],
-            [TORCH_RANGE, "--index-url", index],
+            [f"torch=={TORCH}+{self.label}", *alone, "--extra-index-url", index],
+            [TORCH_RANGE, *alone, "--index-url", index],
         ]
 
     def fits(self, version: str | None) -> bool:
