@@ -79,12 +79,13 @@ def files_key(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+        files = [path]
+        if path.is_dir():
+            files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in _ENDINGS)
         for file in files:
-            if file.suffix in _ENDINGS:
-                digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-                for block in _blocks(file):
-                    digest.update(block)
+            digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+            for block in _blocks(file):
+                digest.update(block)
     except OSError as error:
         raise CheckpointError(f"{error.filename or path}: cannot be read ({error})") from error
     return digest.hexdigest()
