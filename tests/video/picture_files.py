@@ -66,3 +66,30 @@ def bytes_of(image: Image.Image, form: str, **options: object) -> bytes:
     data = io.BytesIO()
     image.save(data, form, **options)
     return data.getvalue()
+
+
+def ink_profile() -> bytes:
+    """A CMYK profile by hand (ICC.1:2001, 6.1 and 6.5.8) for an odd press: its cyan ink is red.
+
+    One lut8 table from ink to L*a*b* with two grid points an ink: paper is white, cyan alone
+    (53, 80, 67), which is red in sRGB, everything else black.
+    """
+    nodes = bytearray()
+    for node in range(16):  # cyan varies slowest, black fastest
+        lab = {0: (100, 0, 0), 8: (53, 80, 67)}.get(node, (0, 0, 0))
+        nodes += bytes((round(lab[0] * 2.55), lab[1] + 128, lab[2] + 128))
+    straight = bytes(range(256))
+    identity = struct.pack(">9i", *(65536 if at % 4 == 0 else 0 for at in range(9)))
+    lut = b"mft1\0\0\0\0" + bytes((4, 3, 2, 0)) + identity + straight * 4 + nodes + straight * 3
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
+    tags, at = [(b"wtpt", white), (b"A2B0", lut)], 128 + 4 + 2 * 12
+    table, body = struct.pack(">I", 2), b""
+    for name, data in tags:
+        table += struct.pack(">4sII", name, at + len(body), len(data))
+        body += data + b"\0" * (-len(data) % 4)
+    header = struct.pack(
+        ">I4sI4s4s4s12x4s4sI4s4s8xI3i48x",
+        at + len(body), b"test", 0x02400000, b"prtr", b"CMYK", b"Lab ", b"acsp", b"APPL", 0,
+        b"test", b"test", 0, 63190, 65536, 54061,
+    )  # fmt: skip
+    return header + table + body

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from picture_files import COLOURS, bytes_of, chunk, corners, four, png, saved, swapped_profile
+from picture_files import (
+    COLOURS,
+    bytes_of,
+    chunk,
+    corners,
+    four,
+    ink_profile,
+    png,
+    saved,
+    swapped_profile,
+)
 from PIL import ExifTags, Image, ImageCms
 
 from recurvid.errors import PictureError
@@ -271,6 +281,20 @@ def test_cmyk(tmp_path, form):
     shown = corners(load_picture(saved(image, tmp_path / "a", form, **options)))
     expected = np.array([[(255, 255, 255), (0, 255, 255)], [(255, 0, 255), (0, 0, 0)]])
     assert np.abs(shown - expected).max() <= 4
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_cmyk_with_a_profile(tmp_path, form):
+    inks = np.zeros((32, 32, 4), np.uint8)
+    inks[:16, 16:, 0] = inks[16:, 16:, 3] = 255  # top right: cyan; bottom right: black
+    options = {"quality": 100, "subsampling": 0} if form == "JPEG" else {}
+    image = Image.fromarray(inks, "CMYK")
+    path = saved(image, tmp_path / "a", form, icc_profile=ink_profile(), **options)
+    shown = corners(load_picture(path))
+    assert shown[0, 0].min() == shown[1, 0].min() >= 250
+    assert shown[0, 1, 0] > 240
+    assert shown[0, 1, 1:].max() < 40
+    assert shown[1, 1].max() < 8
 
 
 def test_lab_tiff(tmp_path):
