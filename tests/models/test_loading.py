@@ -138,8 +138,8 @@ def _other(kind: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     "kind",
     ["plain HunyuanVideo", "HunyuanVideo or FLUX", "Wan", "Wan model", "Stable Diffusion", "a VAE",
-     "TAEHV", "a text encoder", "text encoder", "an image encoder", "original naming", "FLUX's original naming",
-     "a LoRA", "LoRA, not a whole model", "not a FramePack transformer"],
+     "TAEHV", "a text encoder", "text encoder", "an image encoder", "original naming",
+     "FLUX's original naming", "a LoRA", "LoRA, not a whole model", "not a FramePack transformer"],
 )  # fmt: skip
 def test_wrong_architecture_is_named(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path / "w.safetensors", _other(kind))

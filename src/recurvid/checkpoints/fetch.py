@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from recurvid.checkpoints.blobs import Progress, fetch_blobs, large_blobs
 from recurvid.checkpoints.formats import open_checkpoint
 from recurvid.checkpoints.known import Component, ModelSpec
 from recurvid.checkpoints.locate import Found, find, hub_cache, search_roots, status
@@ -69,24 +70,34 @@ def plan_fetch(
     return plan
 
 
-def fetch(plan: FetchPlan, download: SnapshotDownload | None = None) -> tuple[Found, ...]:
+def fetch(
+    plan: FetchPlan,
+    download: SnapshotDownload | None = None,
+    progress: Progress | None = None,
+) -> tuple[Found, ...]:
     """Fetch what a plan lists, repository by repository, then check it.
 
-    The hub's library shows progress on stderr and goes on with half-fetched files. Only files of
-    the patterns in the plan are asked for: no pickles, no code.
+    A fetch that was stopped goes on where it stopped. Only files of the patterns in the plan are
+    asked for: no pickles, no code.
 
     Args:
+        progress: told of every piece of a large file, from several threads.
         download: in place of ``huggingface_hub.snapshot_download``; for tests.
 
     Raises:
         CheckpointError: one line: no network, no such repository, no space, a damaged file.
     """
+    large_first = download is None
     download = download or _hub_download()
     for repo in dict.fromkeys(part.repo for part in plan.parts):
         parts = [part for part in plan.parts if part.repo == repo]
         patterns = [pattern for part in parts for pattern in part.patterns]
         try:
+            if large_first:
+                fetch_blobs(large_blobs(repo, patterns), _blobs(plan.cache, repo), progress)
             download(repo, allow_patterns=patterns, cache_dir=str(plan.cache))
+        except CheckpointError:
+            raise
         except Exception as error:
             raise CheckpointError(_reason(repo, error)) from error
     return tuple(_checked(part, plan.cache) for part in plan.parts)
@@ -113,10 +124,15 @@ def _checked(part: Component, cache: Path) -> Found:
     return found
 
 
+def _blobs(cache: Path, repo: str) -> Path:
+    return cache / ("models--" + repo.replace("/", "--")) / "blobs"
+
+
 def _begun(cache: Path, repo: str) -> int:
-    """Bytes of half-fetched files of a repository, which the hub's library goes on with."""
-    blobs = cache / ("models--" + repo.replace("/", "--")) / "blobs"
-    return sum(file.stat().st_size for file in blobs.glob("*.incomplete"))
+    """Bytes of half-fetched files of a repository that a fetch goes on with."""
+    files = _blobs(cache, repo).glob("*.incomplete")
+    # NAME.RANDOM.incomplete are the leavings of hub 2.x, of no use to anyone.
+    return sum(file.stat().st_size for file in files if file.name.count(".") == 1)
 
 
 def _check_disk(plan: FetchPlan) -> None:
@@ -148,8 +164,9 @@ _REASONS = (
     ({"GatedRepoError"}, "its owners ask for an account and consent; see its page on the hub"),
     ({"RepositoryNotFoundError"}, "no such repository on the hub, or it is not public any more"),
     (
-        {"LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout", "Timeout",
-         "TimeoutException", "NetworkError", "TransportError", "gaierror", "TimeoutError"},
+        {"ConnectionLostError", "LocalEntryNotFoundError", "ConnectionError", "ConnectError",
+         "ConnectTimeout", "Timeout", "TimeoutException", "NetworkError", "TransportError",
+         "gaierror", "TimeoutError"},
         "no connection to the hub; check the network and run the same command again, "
         "what was fetched so far is kept",
     ),

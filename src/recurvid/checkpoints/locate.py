@@ -100,7 +100,7 @@ def locate(name_or_path: str | Path, *, roots: Sequence[Path] | None = None) -> 
     if separator and name in KNOWN:
         return _locate_path(Path(rest).expanduser(), KNOWN[name], roots)
     path = Path(text).expanduser()
-    if path.exists():
+    if text and path.exists():
         return _locate_path(path, None, roots)
     if _REPO_ID.fullmatch(text) and (folder := _first_snapshot(text, roots)):
         return _locate_path(folder, None, roots)

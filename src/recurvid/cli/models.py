@@ -6,16 +6,30 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 from recurvid.checkpoints.fetch import FetchPlan, fetch, in_words, plan_fetch
 from recurvid.checkpoints.known import KNOWN, ModelSpec
 from recurvid.checkpoints.locate import Found, status
 from recurvid.errors import InputError
+
+if TYPE_CHECKING:
+    from typer import Context
+else:  # typer with its own copy of click hands over that copy's class, not the one it names
+    Context = typer.Context.__base__
 
 app = typer.Typer(help="List the models that are known, and fetch them.", no_args_is_help=False)
 
@@ -25,7 +39,7 @@ _MARKS = {"present": "[green]present[/]", "incomplete": "[yellow]incomplete[/]",
 
 
 @app.callback(invoke_without_command=True)
-def models(context: typer.Context, as_json: _Json = False) -> None:
+def models(context: Context, as_json: _Json = False) -> None:
     """What is known, present and missing, with sizes and licences. Touches no network."""
     if context.invoked_subcommand is not None:
         return
@@ -58,16 +72,14 @@ def get(
         plan = plan_fetch(spec, to)
         if plan.parts:
             _agree(plan, yes, console)
-            if as_json:
-                _quiet_hub()
-            fetch(plan)
+            _fetch(plan, None if as_json else console)
     found = status(spec, _roots(to))
     if as_json:
         typer.echo(json.dumps(_as_dict(spec, found), indent=2))
     elif spec.bundled:
-        console.print(f"{name} is part of this package; nothing to fetch.")
+        typer.echo(f"{name} is part of this package; nothing to fetch.")
     else:
-        console.print(f"{name} is complete on this machine.")
+        typer.echo(f"{name} is complete on this machine.")
 
 
 def _roots(to: Path | None) -> Sequence[Path] | None:
@@ -78,25 +90,44 @@ def _roots(to: Path | None) -> Sequence[Path] | None:
 
 def _agree(plan: FetchPlan, yes: bool, console: Console) -> None:
     """Show what is fetched and under which terms; stop unless the user accepts."""
-    console.print(f"[bold]{plan.spec.name}[/]: {plan.spec.title}")
+    console.print(f"[bold]{plan.spec.name}[/]: {plan.spec.title}", highlight=False)
     for part in plan.parts:
         console.print(f"  {part.role}: {part.repo}, {in_words(part.size)}", highlight=False)
     console.print(f"To fetch: {in_words(plan.size)}, to {plan.cache}", highlight=False)
     for licence in dict.fromkeys(part.licence for part in plan.parts):
-        console.print(f"\n[bold]{licence.name}[/] {licence.url}", highlight=False)
+        console.print(f"\n[bold]{licence.name}[/] {licence.url}", highlight=False, soft_wrap=True)
         console.print(f"  {licence.summary}", highlight=False)
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not _at_terminal():
         raise InputError("the licences have to be accepted: run it in a terminal, or pass --yes")
     if not typer.confirm("\nAccept these licences and fetch?", default=False, err=True):
         raise typer.Exit(1)
 
 
-def _quiet_hub() -> None:
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _fetch(plan: FetchPlan, console: Console | None) -> None:
+    """Fetch with a bar for each large file, or silently."""
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
+    if console is None:
+        fetch(plan)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
+               TransferSpeedColumn(), TimeRemainingColumn())  # fmt: skip
+    tasks: dict[str, TaskID] = {}
+    with Bars(*columns, console=console) as bars:
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)
+
+        fetch(plan, progress=show)
 
 
 def _state(parts: Sequence[Found]) -> str:
