@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from tests.parity.tiny_framepack import scheduler, tiny_framepack
+from tests.parity.tiny_framepack import TRANSFORMERS, save_tiny_framepack, scheduler
 from torch import Tensor
 
 from recurvid.conditioning import Conditioning
@@ -30,8 +30,8 @@ from recurvid.sections import SectionPlan
 from recurvid.vae.hunyuan import HunyuanCodec
 from recurvid.video.buckets import buckets, center_crop_resize
 
-PROMPT = "a woman dances in the rain, slowly"
-NEGATIVE = "blurry, dull"
+PROMPT = "the girl dances gracefully , with clear movements"
+NEGATIVE = "a cat runs !"
 SCHEDULES = {
     "inverted": "f1k1_x_g9_f1k1f2k2f16k4_td",
     "forward": "f1k1_f16k4f2k2f1k1_g9",
@@ -57,13 +57,13 @@ class Run:
 class Sides:
     pipeline: Any  # HunyuanVideoFramepackPipeline
     backbone: PackedDiT
+    root: Path
 
 
-def both_sides(folder: Path) -> Sides:
+def both_sides(root: Path) -> Sides:
     """The pipeline, and our backbone filled with its weights by way of the disk."""
-    pipeline = tiny_framepack()
-    pipeline.transformer.save_pretrained(folder)
-    return Sides(pipeline, load_backbone(folder))
+    pipeline = save_tiny_framepack(root)
+    return Sides(pipeline, load_backbone(root / TRANSFORMERS["inverted"]), root)
 
 
 def pictures(run: Run) -> list[NDArray[np.uint8]]:

@@ -1,9 +1,9 @@
-"""HunyuanVideoFramepackPipeline from its real classes, tiny and random."""
+"""HunyuanVideoFramepackPipeline from its real classes, tiny and random, in memory and on disk."""
 
 from __future__ import annotations
 
-import logging
 import math
+from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
@@ -11,34 +11,41 @@ from diffusers.models.transformers.transformer_hunyuan_video_framepack import (
     HunyuanVideoFramepackTransformer3DModel,
 )
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_framepack import (
-    DEFAULT_PROMPT_TEMPLATE,
     HunyuanVideoFramepackPipeline,
 )
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tests.encoders.tiny_encoders import (
+    save_clip_tokenizer,
+    save_feature_extractor,
+    save_llama_tokenizer,
+    tiny_clip,
+    tiny_llama,
+)
 from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    LlamaConfig,
-    LlamaModel,
+    CLIPTokenizer,
     PreTrainedTokenizerFast,
+    SiglipImageProcessor,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
-
-PROMPTS = "a woman dances in the rain, slowly; the camera moves left blurry dull still"
-"""Words that the tokenizer knows beside those of the prompt template."""
 
 SHARPER = math.sqrt(8)
 """Factor on the q and k norms: with the flat attention of a random model a frame index off by one
 moves the output by a few thousandths, with this by a few hundredths."""
 
-
 LOUDER = 4.0
 """Factor on the output: the final latents are noise less velocity, and what is compared should be
 mostly the model's work."""
+
+HUNYUAN = "hunyuanvideo-community/HunyuanVideo"
+SIGLIP = "lllyasviel/flux_redux_bfl"
+TRANSFORMERS = {
+    "inverted": "lllyasviel/FramePackI2V_HY",
+    "forward": "lllyasviel/FramePack_F1_I2V_HY_20250503",
+}
+SIGLIP_SIDE = 64
 
 
 def scheduler(shift: float | None) -> FlowMatchEulerDiscreteScheduler:
@@ -48,20 +55,38 @@ def scheduler(shift: float | None) -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(shift=shift)
 
 
-def tiny_framepack(seed: int = 0) -> HunyuanVideoFramepackPipeline:
-    """All components with random weights drawn from ``seed``."""
-    torch.manual_seed(seed)
-    tokenizer = _tokenizer()
+def save_tiny_framepack(root: Path) -> HunyuanVideoFramepackPipeline:
+    """The pipeline; its components also lie below ``root``, in the repositories that people have.
+
+    Both released transformers get the same weights.
+    """
+    hunyuan, siglip = root / HUNYUAN, root / SIGLIP
+    llama, clip = tiny_llama(), tiny_clip()
+    save_llama_tokenizer(hunyuan / "tokenizer")
+    save_clip_tokenizer(hunyuan / "tokenizer_2")
+    save_feature_extractor(siglip / "feature_extractor", SIGLIP_SIDE)
+    torch.manual_seed(0)
+    transformer, vae, image_encoder = _transformer(), _vae(), _siglip()
+    llama.save_pretrained(hunyuan / "text_encoder")
+    clip.save_pretrained(hunyuan / "text_encoder_2")
+    vae.save_pretrained(hunyuan / "vae")
+    image_encoder.save_pretrained(siglip / "image_encoder")
+    for repository in TRANSFORMERS.values():
+        transformer.save_pretrained(root / repository)
     pipeline = HunyuanVideoFramepackPipeline(
-        text_encoder=_llama(len(tokenizer)),
-        tokenizer=tokenizer,  # pyright: ignore[reportArgumentType]
-        transformer=_transformer(),
-        vae=_vae(),
+        text_encoder=llama,
+        tokenizer=PreTrainedTokenizerFast(
+            tokenizer_file=str(hunyuan / "tokenizer" / "tokenizer.json"),
+            pad_token="<pad>",
+            padding_side="right",
+        ),  # pyright: ignore[reportArgumentType]
+        transformer=transformer,
+        vae=vae,
         scheduler=scheduler(None),
-        text_encoder_2=_clip(len(tokenizer)),
-        tokenizer_2=tokenizer,  # pyright: ignore[reportArgumentType]
-        image_encoder=_siglip(),
-        feature_extractor=_feature_extractor(),
+        text_encoder_2=clip,
+        tokenizer_2=CLIPTokenizer.from_pretrained(str(hunyuan / "tokenizer_2")),
+        image_encoder=image_encoder,
+        feature_extractor=SiglipImageProcessor.from_pretrained(str(siglip / "feature_extractor")),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -76,8 +101,8 @@ def _transformer() -> HunyuanVideoFramepackTransformer3DModel:
         num_layers=2,
         num_single_layers=2,
         num_refiner_layers=1,
-        text_embed_dim=24,
-        pooled_projection_dim=12,
+        text_embed_dim=32,
+        pooled_projection_dim=24,
         image_proj_dim=20,
         has_image_proj=True,
         has_clean_x_embedder=True,
@@ -103,61 +128,13 @@ def _vae() -> AutoencoderKLHunyuanVideo:
     return vae.eval().requires_grad_(False)
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    """A word or mark a token; <s> before and </s> after, padded on the right."""
-    split = pre_tokenizers.Whitespace()
-    text = f"{DEFAULT_PROMPT_TEMPLATE['template']} {PROMPTS}"
-    words = [word for word, _ in split.pre_tokenize_str(text)]
-    known = dict.fromkeys(["<pad>", "<s>", "</s>", "<unk>", *words])
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(known)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = split
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
-
-
-def _llama(vocabulary: int) -> LlamaModel:
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=24,
-        intermediate_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-    )
-    return LlamaModel(config).eval().requires_grad_(False)
-
-
-def _clip(vocabulary: int) -> CLIPTextModel:
-    config = CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=12,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        projection_dim=12,
-        eos_token_id=2,
-    )
-    return CLIPTextModel(config).eval().requires_grad_(False)
-
-
 def _siglip() -> SiglipVisionModel:
     config = SiglipVisionConfig(
         hidden_size=20,
         intermediate_size=24,
         num_hidden_layers=2,
         num_attention_heads=2,
-        image_size=28,
-        patch_size=14,
+        image_size=SIGLIP_SIDE,
+        patch_size=16,
     )
     return SiglipVisionModel(config).eval().requires_grad_(False)
-
-
-def _feature_extractor():
-    from transformers import SiglipImageProcessor
-
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    return SiglipImageProcessor(size={"height": 28, "width": 28})
