@@ -436,7 +436,7 @@ def main(arguments: Sequence[str]) -> int:
 if __name__ == "__main__":
     if sys.version_info < OLDEST_PYTHON:
         newer = [shutil.which("python3." + str(minor)) for minor in range(11, 20)]
-        hint = "".join(" Try: " + path + " run.py" for path in newer if path)
+        hint = "".join([" Try: " + path + " run.py" for path in newer if path][-1:])
         sys.exit(
             "RecurVid needs Python 3.11 or newer, not " + platform.python_version() + "." + hint
         )
