@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ABSENT = -(2**31)
-"""A timeline position that never exists. Plans put it where a slot must stay a zero latent although
-the position is, or later becomes, known (nothing that is still to be made may be seen)."""
+"""A timeline position that never exists. Plans put it where a slot must stay a zero latent: nothing
+that is still to be made, or lies behind the end, may be seen, not even in a training clip."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,8 @@ def pack(
         section: what is made from what.
         timeline: latents known so far, in any order; index = absolute timeline position. A
             position that is not there becomes a zero latent. Nothing of ``section.frames`` is read.
+            A tail (``ta``, ``tc``) reads all frames beyond the slots, so in training the timeline
+            must end where the plan does.
         discretize: needed for ``+D`` schedules, applied to history and not to anchors.
 
     Raises:

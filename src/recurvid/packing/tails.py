@@ -19,7 +19,7 @@ from recurvid.latents import LatentFrames
 from recurvid.packing.kernel import Kernel
 from recurvid.packing.layout import Layout
 from recurvid.packing.schedule import TAIL_POOL, PackingSchedule
-from recurvid.sections import Section
+from recurvid.sections import ABSENT, Section
 
 
 def tail_group(
@@ -65,6 +65,8 @@ def tail_group(
 
 def _columns(schedule: PackingSchedule, section: Section, index: list[int]) -> list[int]:
     """Where in the timeline tensor the tail's frames are, in timeline order."""
+    if ABSENT in (section.history[0], section.history[-1]):
+        return []  # not even the slots are full
     run = (*section.lead, *section.target)
     if schedule.direction == "forward":
         limit = run[0] - schedule.history_frames

@@ -64,7 +64,7 @@ def duration(
         sections = max(round(seconds * fps / stride), 1)
         frames = geometry.frames(sections * schedule.generated + 1)
     else:
-        frames = max(1, math.ceil(seconds * fps - 1e-6))  # 0.1 s * 30 is 3, not 3.0000000000000004
+        frames = max(1, math.ceil(seconds * fps - 1e-6))  # 8.3 * 30 > 249 in floating point
         sections = max(1, math.ceil((frames - 1) / stride))
     latent_frames = sections * schedule.generated + 1
     return Duration(sections, latent_frames, geometry.frames(latent_frames), frames, fps)

@@ -86,9 +86,7 @@ def plan(
     length = _length(schedule, sections)
     given = (0, length) if end_picture else (0,)
     made = [replace(section, prompt=_prompt(section, starts)) for section in made]
-    return SectionPlan(
-        order, str(schedule), tuple(_blindfolded(made, given, length)), length, given
-    )
+    return SectionPlan(order, str(schedule), tuple(_blindfolded(made, given)), length, given)
 
 
 def implied_order(schedule: PackingSchedule) -> str:
@@ -213,17 +211,17 @@ def _prompt(section: Section, starts: tuple[int, ...]) -> int:
     return max(number for number, start in enumerate(starts) if start <= middle)
 
 
-def _blindfolded(sections: list[Section], given: tuple[int, ...], length: int) -> list[Section]:
-    """The same sections, with slots emptied whose frame is made only later.
+def _blindfolded(sections: list[Section], given: tuple[int, ...]) -> list[Section]:
+    """The same sections, with slots emptied whose frame does not exist when the section is made.
 
-    While generating they would be zero anyway; in training, where a whole clip is known, they
-    would show the model what it will never see.
+    While generating they would be zero anyway; in training, where the clip goes on behind the end
+    of the plan, they would show the model what it will never see.
     """
     known = set(given)
     blindfolded: list[Section] = []
     for section in sections:
         history, anchors = (
-            tuple(ABSENT if 0 <= p < length and p not in known else p for p in slots)
+            tuple(p if p < 0 or p in known else ABSENT for p in slots)
             for slots in (section.history, section.anchors)
         )
         blindfolded.append(replace(section, history=history, anchors=anchors))
