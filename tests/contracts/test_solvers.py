@@ -144,6 +144,17 @@ def test_state_keeps_its_dtype_under_a_bf16_model(solver, dtype):
 
 
 @EVERY
+@pytest.mark.parametrize("shift", [0.01, 0.3, 100.0])
+@pytest.mark.parametrize("steps", [1, 2, 1000])
+def test_extreme_shifts_and_step_counts_stay_finite(solver, shift, steps):
+    result = solve(solver, toy, start(torch.float32), flow_sigmas(steps, shift))
+    assert torch.isfinite(result).all()
+    if steps == 1000:
+        gap = result - exact(start(torch.float32), 1.0, 0.0)
+        assert gap.abs().max() < 0.3
+
+
+@EVERY
 def test_runs_of_a_batch_are_independent(solver):
     sigmas = flow_sigmas(6, 3.0, dtype=torch.float64)
     both = torch.cat([start(), start() * 2 + 1])

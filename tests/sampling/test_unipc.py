@@ -38,6 +38,13 @@ def test_released_numbers(steps, name, expected):
     assert [f"{v:.10f}" for v in result[0].tolist()] == [f"{v:.10f}" for v in expected]
 
 
+def test_released_numbers_hold_in_float32():
+    result = solve(SOLVERS["unipc"], toy, START.float(), flow_sigmas(25, 7.0))
+    expected = torch.tensor([[0.8313845413, 0.2182566821, 1.5758969417]])
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 25])

@@ -43,7 +43,11 @@ def levels(sigmas: Tensor) -> list[float]:
     values = [float(s) for s in sigmas]
     descending = all(a > b for a, b in pairwise(values))
     if len(values) < 2 or not descending or values[0] > 1 or values[-1] < 0:
-        raise InputError(f"sigmas must descend strictly within 1..0, at least two, not {values}")
+        few = ", ".join(f"{value:g}" for value in values[:4])
+        raise InputError(
+            f"the {len(values)} sigmas ({few}, ...) must be at least two and descend strictly "
+            "within 1..0; an extreme shift makes neighbours equal"
+        )
     return values
 
 
