@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurvid.generation.components import Components, Loaders
 from recurvid.generation.runtime import Runtime
@@ -68,8 +68,18 @@ def tiny_backbone() -> PackedDiT:
 
 
 def tiny_codec() -> Codec:
+    """A decoder whose frames differ, so that a frame in a wrong place is seen."""
     torch.manual_seed(0)
-    return TAEHVCodec(TAEHV(TAE).eval().requires_grad_(False))
+    model = TAEHV(TAE).eval().requires_grad_(False)
+    decoder = [layer for layer in model.decoder.modules() if isinstance(layer, nn.Conv2d)]
+    for layer in decoder:
+        layer.weight *= 1.6
+    probe = model.decode(torch.randn(1, 4, 4, 6, 8))
+    scale = 0.25 / probe.std().item()
+    decoder[-1].weight *= scale
+    assert decoder[-1].bias is not None
+    decoder[-1].bias.copy_(0.5 + scale * (decoder[-1].bias - (probe.mean() + 1) / 2))
+    return TAEHVCodec(model)
 
 
 def tiny_components(weights: tuple[Path, ...] = ()) -> Components:

@@ -137,6 +137,8 @@ class Components:
         return [(row.text.cpu(), row.mask.cpu().bool(), row.pooled.cpu()) for row in rows]
 
     def _free(self) -> None:
+        if self.loaders.picture is None:
+            return  # small encoders are gone with their last name; collecting costs more
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -43,8 +43,8 @@ class FieldLimits:
 
     help: str
     unit: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
     choices: tuple[str, ...] = ()
     group: str = "Video"
 
@@ -150,18 +150,8 @@ class GenerationRequest:
 
     def __post_init__(self) -> None:
         """Check every field; numbers given as int where a float belongs are converted."""
-        hints = get_type_hints(type(self))
-        for spec in fields(self):
-            value = _typed(spec.name, getattr(self, spec.name), hints[spec.name])
-            object.__setattr__(self, spec.name, value)
-            if value is not None:
-                _check_limits(spec.name, value, limits_of(spec))
-        if self.size is not None:
-            parse_size(self.size)
-        if not _MODEL.fullmatch(self.model):
-            raise RequestError(
-                f"model: {self.model[:80]!r} is not a model name; `recurvid models` lists them"
-            )
+        for name, value in _checked({f.name: getattr(self, f.name) for f in fields(self)}).items():
+            object.__setattr__(self, name, value)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, every field, with the format's number first."""
@@ -185,7 +175,7 @@ class GenerationRequest:
         for name in given:
             if name not in known:
                 raise RequestError(f"{str(name)[:60]!r} is not a field of a request")
-        return GenerationRequest(**given)
+        return GenerationRequest(**_checked(given))
 
     @staticmethod
     def from_untrusted(values: object) -> GenerationRequest:
@@ -237,6 +227,24 @@ def parse_size(text: str) -> int | tuple[int, int]:
     if any(not 16 <= side <= 8192 for side in sides):
         raise RequestError(f"size: {text[:40]!r} has a side outside 16 to 8192 pixels")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of some fields, checked and brought to their types."""
+    hints = get_type_hints(GenerationRequest)
+    limits = {spec.name: limits_of(spec) for spec in fields(GenerationRequest)}
+    checked: dict[str, Any] = {}
+    for name, given in values.items():
+        value = checked[name] = _typed(name, given, hints[name])
+        if value is not None:
+            _check_limits(name, value, limits[name])
+    if isinstance(size := checked.get("size"), str):
+        parse_size(size)
+    if isinstance(model := checked.get("model"), str) and not _MODEL.fullmatch(model):
+        raise RequestError(
+            f"model: {model[:80]!r} is not a model name; `recurvid models` lists them"
+        )
+    return checked
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
