@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import av
 import numpy as np
+from hypothesis import HealthCheck
+
+# Fixtures of the folder serve all examples, and a busy machine is slow.
+EVERY_CHECK = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 
 
 def moving_frames(first: int, count: int, height: int = 64, width: int = 96) -> np.ndarray:
@@ -18,3 +26,15 @@ def moving_frames(first: int, count: int, height: int = 64, width: int = 96) -> 
 def number_of(frame: np.ndarray) -> float:
     """The number of a decoded moving frame, modulo 80."""
     return float(frame[:, 4:32, 0].mean()) / 3
+
+
+def packets_of(path: Path) -> list[Any]:
+    """The packets of the video stream. PyAV's types say None where there is none."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return [packet for packet in container.demux(stream) if packet.size]
+
+
+def stream_of(container: Any) -> Any:
+    """The video stream, of any type for the checker, as PyAV's say None where there is none."""
+    return container.streams.video[0]

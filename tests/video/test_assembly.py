@@ -9,8 +9,8 @@ from fractions import Fraction
 
 import av
 import pytest
-from clips import moving_frames, number_of
-from hypothesis import HealthCheck, given, settings
+from clips import EVERY_CHECK, moving_frames, number_of, packets_of, stream_of
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recurvid.errors import OutputError, SessionError
@@ -23,12 +23,6 @@ from recurvid.video.writer import SegmentWriter
 NTSC = Fraction(30000, 1001)
 
 
-def packets_of(path):
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        return [packet for packet in container.demux(stream) if packet.size]
-
-
 def assert_continuous(path, frames, fps):
     """Every frame there, at n / fps exactly, in packets, decoded, and by the header."""
     packets = packets_of(path)
@@ -37,7 +31,7 @@ def assert_continuous(path, frames, fps):
     assert [packet.dts for packet in packets] == [packet.pts for packet in packets]
     assert {packet.duration * packet.time_base for packet in packets} == {1 / Fraction(fps)}
     with av.open(str(path)) as container:
-        stream = container.streams.video[0]
+        stream = stream_of(container)
         assert stream.frames == frames
         assert stream.start_time == 0
         assert stream.duration * stream.time_base == frames / Fraction(fps)
@@ -59,7 +53,7 @@ def test_frames_and_times_are_whole(tmp_path, settings, make_segments, fps, leng
     assert data.index(b"moov") < data.index(b"mdat")
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=15, suppress_health_check=EVERY_CHECK)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=6))
 def test_any_lengths(tmp_path_factory, lengths):
     folder = tmp_path_factory.mktemp("any")
@@ -112,7 +106,7 @@ def test_content_does_not_change_the_stream_parameters(tmp_path, settings):
         with SegmentWriter(path, settings) as writer:
             writer.write(noise.astype(np.uint8))
         with av.open(str(path)) as container:
-            extradata.add(bytes(container.streams.video[0].codec_context.extradata))
+            extradata.add(bytes(stream_of(container).codec_context.extradata))
     assert len(extradata) == 1
 
 

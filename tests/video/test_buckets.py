@@ -133,7 +133,9 @@ def reference_crop(picture, height, width):
         return picture
     image = Image.fromarray(picture)
     scale = max(width / image.width, height / image.height)
-    resized = image.resize((round(image.width * scale), round(image.height * scale)), Image.LANCZOS)
+    resized = image.resize(
+        (round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS
+    )
     box = (
         (resized.width - width) / 2,
         (resized.height - height) / 2,

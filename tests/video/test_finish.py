@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from clips import moving_frames, number_of
+from clips import moving_frames, number_of, stream_of
 from PIL import Image, ImageSequence
 
 from recurvid.errors import OutputError, SessionError
@@ -26,7 +26,7 @@ def test_webm(tmp_path, settings, make_segments, fps):
     assert (info.codec, info.frames, info.height, info.width) == ("vp9", 12, 64, 96)
     assert [number_of(f) for f in read_frames(place.path)] == pytest.approx(range(12), abs=1)
     with av.open(str(place.path)) as container:
-        stream = container.streams.video[0]
+        stream = stream_of(container)
         frames = list(container.decode(stream))
         times = [float(frame.pts * frame.time_base) for frame in frames]
         assert stream.codec_context.pix_fmt == "yuv420p"
@@ -39,7 +39,7 @@ def test_gif(tmp_path, settings, make_segments):
     place = destination(tmp_path / "a.gif")
     assert finish(make_segments(7, 6), place, settings) == 13
     with Image.open(place.path) as image:
-        assert image.n_frames == 13
+        assert getattr(image, "n_frames", 1) == 13
         assert image.info["loop"] == 0
         shown = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
         delays = [frame.info["duration"] for frame in ImageSequence.Iterator(image)]

@@ -7,7 +7,8 @@ import struct
 
 import av
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from clips import EVERY_CHECK
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
@@ -164,7 +165,7 @@ def samples(tmp_path_factory):
     return [file.with_name(file.name % 0 if "%" in file.name else file.name) for file in files]
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=150, suppress_health_check=EVERY_CHECK)
 @given(st.data())
 def test_damaged_files_give_none_or_an_object(samples, tmp_path_factory, data):
     whole = bytearray(data.draw(st.sampled_from(samples)).read_bytes())

@@ -5,11 +5,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
 import pytest
-from clips import moving_frames, number_of
+from clips import moving_frames, number_of, packets_of, stream_of
 
 from recurvid.errors import ComponentError, OutputError
 from recurvid.video import encoders
@@ -65,13 +66,13 @@ def test_colours_survive_and_are_tagged(tmp_path):
     frame = patches.reshape(2, 4, 3).repeat(32, axis=0).repeat(32, axis=1)
     path = write(tmp_path / "a.mp4", np.stack([frame] * 3), VideoSettings(Fraction(12), crf=4))
     with av.open(str(path)) as container:
-        stream = container.streams.video[0]
+        stream = stream_of(container)
         context = stream.codec_context
         tags = (context.color_primaries, context.color_trc, context.colorspace, context.color_range)
         assert [int(tag) for tag in tags] == [1, 1, 1, 1]
         assert context.pix_fmt == "yuv420p"
         assert context.name == "h264"
-        decoded = next(container.decode(stream))
+        decoded: Any = next(container.decode(stream))
     # ITU-R BT.709 in 8 bits, written out: red, green, blue and white as Y, Cb, Cr.
     planes = [np.frombuffer(p, np.uint8).reshape(p.height, p.line_size) for p in decoded.planes]
     for column, coded in enumerate(
@@ -101,12 +102,10 @@ def test_index_comes_before_the_pixels(tmp_path, settings):
 def test_frame_rate_is_exact(tmp_path, settings, fps):
     path = write(tmp_path / "a.mp4", moving_frames(0, 7), replace(settings, fps=exact_fps(fps)))
     info = probe(path)
-    expected = {29.97: NTSC, "24000/1001": Fraction(24000, 1001)}.get(fps, fps)
+    expected: Any = {29.97: NTSC, "24000/1001": Fraction(24000, 1001)}.get(fps, fps)
     assert info.fps == expected
     assert info.frames == 7
-    with av.open(str(path)) as container:
-        packets = [p for p in container.demux(container.streams.video[0]) if p.size]
-        times = [packet.pts * packet.time_base for packet in packets]
+    times = [packet.pts * packet.time_base for packet in packets_of(path)]
     assert times == [number / Fraction(expected) for number in range(7)]
 
 
