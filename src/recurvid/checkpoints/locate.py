@@ -122,7 +122,9 @@ def find(component: Component, roots: Sequence[Path]) -> Found:
         if is_complete(component, folder):
             path = folder / component.single_files[0] if not component.repo else folder
             return Found(component, path, None, _bytes(component, folder))
-        partial = partial or (folder if any(folder.iterdir()) else None)
+        begun = component.requires if not component.repo else ("*",)
+        if partial is None and any(True for name in begun for _ in folder.glob(name)):
+            partial = folder
     for root in roots:
         for name in component.single_files if component.repo else ():
             for file in (root / name, *sorted(root.glob(f"*/{name}"))):

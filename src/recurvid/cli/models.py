@@ -117,14 +117,14 @@ def _fetch(plan: FetchPlan, console: Console | None) -> None:
     if console is None:
         fetch(plan)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
+    columns = (TextColumn("{task.description}"), BarColumn(8), DownloadColumn(),
                TransferSpeedColumn(), TimeRemainingColumn())  # fmt: skip
     tasks: dict[str, TaskID] = {}
     with Bars(*columns, console=console) as bars:
 
         def show(name: str, done: int, total: int) -> None:
             if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
+                tasks[name] = bars.add_task(name[-36:], total=total)  # 80 columns have to do
             bars.update(tasks[name], completed=done)
 
         fetch(plan, progress=show)
@@ -143,17 +143,16 @@ def _size(part: Found) -> int:
 
 def _models_table(found: dict[str, tuple[Found, ...]]) -> Table:
     table = Table(title="Models", title_justify="left")
-    for heading in ("name", "what", "state", "size", "order", "licences"):
+    for heading in ("name", "state", "size", "order", "what"):
         table.add_column(heading, justify="right" if heading == "size" else "left")
     for name, parts in found.items():
         spec = KNOWN[name]
         table.add_row(
             f"[bold]{name}[/]",
-            spec.title,
             _MARKS[_state(parts)],
             in_words(sum(_size(part) for part in parts)),
             spec.defaults.order,
-            "\n".join(licence.name for licence in spec.licences),
+            spec.title,
         )
     return table
 
@@ -161,7 +160,8 @@ def _models_table(found: dict[str, tuple[Found, ...]]) -> Table:
 def _parts_table(found: dict[str, tuple[Found, ...]]) -> Table:
     table = Table(title="Their parts", title_justify="left")
     for heading in ("part", "from", "state", "size", "licence"):
-        table.add_column(heading, justify="right" if heading == "size" else "left")
+        justify = "right" if heading == "size" else "left"
+        table.add_column(heading, justify=justify, overflow="fold")
     unique = {part.component: part for parts in found.values() for part in parts}
     for component, part in unique.items():
         table.add_row(
