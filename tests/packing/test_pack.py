@@ -1,10 +1,11 @@
+import paper_schedules
 import pytest
 import torch
 
 from recurvid.errors import ComponentError, InputError
 from recurvid.latents import LatentFrames
 from recurvid.packing import Packed, PackingSchedule, pack, pack_batch
-from recurvid.planning import plan
+from recurvid.planning import implied_order, plan
 from recurvid.sections import ABSENT, Section
 
 parse = PackingSchedule.parse
@@ -168,6 +169,18 @@ def test_long_kernels_are_ordered_by_size():
     assert kernels == ["k1h8w8", "k1h8w4", "k1h4w4", "k1h4w2", "k1"]
 
 
+@pytest.mark.parametrize("text", paper_schedules.ALL)
+def test_packed_tensors_have_as_many_tokens_as_the_schedule_counts(text):
+    schedule = parse(text)
+    section = plan(implied_order(schedule), schedule, 1).sections[0]
+    frames = numbered([0], height=10, width=14)
+    groups = pack(schedule, section, frames, discretize=lambda data: data).context.groups
+    packed = sum(group.kernel.tokens(*group.frames.data.shape[2:]) for group in groups)
+    count = schedule.tokens(80, 112)
+    assert packed == count.total - count.target
+    assert count.target == schedule.generated * 5 * 7
+
+
 def test_a_foreign_section_is_refused():
     section = plan("forward", F1, 1).sections[0]
     with pytest.raises(InputError, match="section 0 was not planned for schedule td_f2k1_g9"):
@@ -242,6 +255,22 @@ def test_appended_tail_pools_by_32():
     assert group.frames.data.shape == (1, 1, 2, 2, 4)  # 2x3 pixels, the width made even
     assert group.frames.data[0, 0, 0, 0].tolist() == pytest.approx(
         [top_left, top_left + 32, top_left + 64, top_left + 64]
+    )
+
+
+@pytest.mark.parametrize("height", [4, 12, 32, 34, 64, 66])
+@pytest.mark.parametrize("width", [6, 32, 98])
+def test_appended_tail_counts_as_the_schedule_says(height, width):
+    schedule = parse("ta_f1k1_g1")
+    section = plan("forward", schedule, 4).sections[3]
+    packed = pack(schedule, section, numbered(range(4), height=height, width=width))
+    group = packed.context.groups[0]
+    assert group.frames.data[0, 0, :, -1, -1].tolist() == [1000, 1001, 1002]
+    counted = schedule.tokens(8 * height, 8 * width, tail_frames=3).groups["tail ta"]
+    assert group.kernel.tokens(*group.frames.data.shape[2:]) == counted
+    assert (
+        counted
+        == 3 * {4: 1, 12: 1, 32: 1, 34: 1, 64: 1, 66: 2}[height] * {6: 1, 32: 1, 98: 2}[width]
     )
 
 

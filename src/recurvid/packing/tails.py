@@ -79,9 +79,8 @@ def _columns(schedule: PackingSchedule, section: Section, index: list[int]) -> l
 
 def _pool(data: Tensor) -> Tensor:
     """Mean over 32 x 32 latent pixels; at the edges over what there is."""
-    return functional.avg_pool3d(
-        data, (1, TAIL_POOL, TAIL_POOL), ceil_mode=True, count_include_pad=False
-    )
+    window = (1, min(TAIL_POOL, data.shape[3]), min(TAIL_POOL, data.shape[4]))
+    return functional.avg_pool3d(data, window, ceil_mode=True, count_include_pad=False)
 
 
 def _whole_kernels(data: Tensor, index: Tensor, kernel: Kernel) -> LatentFrames:
