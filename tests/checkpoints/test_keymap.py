@@ -135,7 +135,7 @@ def test_identity_is_strict_too() -> None:
         IDENTITY.apply(InMemory(tensors), {"a": (2,), "b": (2,)})
     with pytest.raises(CheckpointError, match="not expected: a"):
         IDENTITY.apply(InMemory(tensors), {})
-    with pytest.raises(CheckpointError, match=r"tensor a gives a \[2\], the model needs \[3\]"):
+    with pytest.raises(CheckpointError, match=r"tensor a is \[2\], the model needs \[3\]"):
         IDENTITY.apply(InMemory(tensors), {"a": (3,)})
 
 

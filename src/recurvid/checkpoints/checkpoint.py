@@ -84,11 +84,15 @@ def some(names: Iterable[str], limit: int = 3) -> str:
     return f"{text} and {rest} more" if rest > 0 else text
 
 
+def files_of(checkpoint: Checkpoint) -> tuple[Path, ...]:
+    """The files of a checkpoint, sorted."""
+    names = checkpoint.keys()
+    return tuple(sorted({checkpoint.file_of(name) for name in names}))
+
+
 def source_name(checkpoint: Checkpoint) -> str:
     """What to call a checkpoint in a message: its file, or the folder of its shards."""
-    names = checkpoint.keys()
-    files = {checkpoint.file_of(name) for name in names}
+    files = files_of(checkpoint)
     if not files:
         return "checkpoint"
-    first = next(iter(files))
-    return str(first if len(files) == 1 else first.parent)
+    return str(files[0] if len(files) == 1 else files[0].parent)

@@ -11,7 +11,7 @@ lazy: the result is a Checkpoint that reads from the foreign one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,7 +102,7 @@ Rule = Rename | Split | Fuse | Drop
 
 @dataclass(frozen=True)
 class KeyMap:
-    """Rules, first match first. The empty map is the identity *nowhere*; see IDENTITY."""
+    """Rules, first match first. Without rules no name is known; see IDENTITY."""
 
     rules: tuple[Rule, ...]
 
@@ -126,7 +126,7 @@ class KeyMap:
         sources, unknown = self._assign(foreign)
         missing = sorted(set(native) - set(sources)) if native is not None else []
         extra = [name for name in sources if native is not None and name not in native]
-        unknown += [_origin(sources.pop(name)) for name in extra]
+        unknown += [part for name in extra for part in _seen(sources.pop(name))]
         incomplete = [name for name, source in sources.items() if None in source.names]
         missing += [name for name in incomplete if name not in missing]
         if unknown or missing:
@@ -134,9 +134,11 @@ class KeyMap:
         view = _Mapped(foreign, sources)
         for name, shape in (native or {}).items():
             if view.shape(name) != shape:
+                origin = _origin(sources[name])
+                gives = "is" if origin == name else f"gives {name}"
                 raise CheckpointError(
-                    f"{view.file_of(name)}: tensor {_origin(sources[name])} gives {name} "
-                    f"{list(view.shape(name))}, the model needs {list(shape)}"
+                    f"{view.file_of(name)}: tensor {origin} {gives} {list(view.shape(name))}, "
+                    f"the model needs {list(shape)}"
                 )
         return view
 
@@ -218,11 +220,13 @@ def _merge(sources: dict[str, _Source], made: dict[str, _Source], foreign: Check
 
 
 def _origin(source: _Source) -> str:
-    return " + ".join(name for name in source.names if name is not None)
+    return " + ".join(_seen(source))
 
 
 def _both_lists(foreign: Checkpoint, unknown: Sequence[str], missing: Sequence[str]) -> str:
-    parts = [f"not expected: {some(unknown)}"] if unknown else []
+    parts = (
+        [f"not expected: {some(unknown)} ({foreign.file_of(unknown[0]).name})"] if unknown else []
+    )
     parts += [f"missing: {some(missing)}"] if missing else []
     return f"{source_name(foreign)}: tensors do not match the model; {'; '.join(parts)}"
 
@@ -301,12 +305,6 @@ class _Mapped(CheckpointView):
 
 def _seen(source: _Source) -> tuple[str, ...]:
     return tuple(name for name in source.names if name is not None)
-
-
-def matching(names: Iterable[str], pattern: str) -> list[str]:
-    """The names that a pattern matches."""
-    matcher = _matcher(pattern)
-    return [name for name in names if matcher.fullmatch(name)]
 
 
 #: Every name stays as it is.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recurvid.checkpoints.checkpoint import Checkpoint, some, source_name
+from recurvid.checkpoints.dialects import FRAMEPACK
 from recurvid.checkpoints.formats import open_checkpoint
 from recurvid.checkpoints.int8 import dequantized
 from recurvid.checkpoints.keymap import KeyMap, Rename
@@ -75,7 +75,7 @@ def load_backbone(
     _check_depth(checkpoint, config)
     model = _skeleton(config, source_name(checkpoint))
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    check_names_and_shapes(checkpoint, expected)
+    checkpoint = FRAMEPACK.apply(checkpoint, expected)
     state = {name: _placed(checkpoint, name, dtype, device) for name in expected}
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval().requires_grad_(False)
@@ -101,28 +101,6 @@ def _placed(
             f"{checkpoint.file_of(name)}: tensor {name} holds {kind}, not weights"
         )
     return value.to(device=device, dtype=dtype)
-
-
-def check_names_and_shapes(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a checkpoint that is not exactly the tensors ``expected``.
-
-    Raises:
-        CheckpointError: the first defect, in one line: missing, unexpected, or another shape.
-    """
-    present = checkpoint.keys()
-    missing = sorted(set(expected) - set(present))
-    extra = [name for name in present if name not in expected]
-    where = source_name(checkpoint)
-    if missing or extra:
-        parts = [f"missing: {some(missing)}"] if missing else []
-        parts += [f"not expected: {some(extra)} ({checkpoint.file_of(extra[0])})"] if extra else []
-        raise CheckpointError(f"{where}: tensors do not match the model; {'; '.join(parts)}")
-    for name, shape in expected.items():
-        if checkpoint.shape(name) != shape:
-            raise CheckpointError(
-                f"{checkpoint.file_of(name)}: tensor {name} is {list(checkpoint.shape(name))}, "
-                f"the model needs {list(shape)}"
-            )
 
 
 def _unprefixed(checkpoint: Checkpoint) -> Checkpoint:
