@@ -104,7 +104,7 @@ def run_session(
         if fresh:
             journal.discard()
         raise
-    done = len(list(journal.sections_folder.glob("*.safetensors")))
+    done = journal.finished_sections()
     finished = show(output, made.run(), done)
     if not output.as_json:
         output.note(f"{finished.frames} frames, {finished.frames / finished.fps:.2f} s:")

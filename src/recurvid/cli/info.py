@@ -93,7 +93,7 @@ def _tokens(plan: Any) -> dict[str, int]:
 
 def _session(output: Output, folder: Path) -> None:
     journal = Journal.open(folder.absolute())
-    done = len(list(journal.sections_folder.glob("*.safetensors")))
+    done = journal.finished_sections()
     planned = journal.read_json("plan.json") if journal.has("plan.json") else None
     sections = None if planned is None else len(planned["sections"])
     frames = sum(len(segment.frames) for segment in journal.segments())

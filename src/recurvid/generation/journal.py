@@ -186,6 +186,11 @@ class Journal:
         """Latents of a section."""
         return self.sections_folder / f"{index:04d}.safetensors"
 
+    def finished_sections(self) -> int:
+        """How many sections' latents are on disk."""
+        paths = self.sections_folder.glob("*.safetensors")
+        return sum(1 for path in paths if path.stem.isdigit())
+
     def segment_path(self, section: int, frames: range, suffix: str) -> Path:
         """Where the segment of ``frames`` goes; the name says what it holds."""
         name = f"{section:04d}.{frames.start:06d}-{frames.stop:06d}{suffix}"

@@ -85,7 +85,9 @@ class GenerationSession:
             yield self.plan.event()
             if not self.result.is_written():
                 self.result.probe()
-                if not self._is_complete():
+                if self._is_complete():
+                    self.result.write_so_far()  # killed just before, it lags behind
+                else:
                     self._check_fingerprint()
                     yield from self._make()
                 yield Progress("write", None, 0, 1)
