@@ -136,7 +136,7 @@ def changed(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
     [
         ({"layers.1.mlp.up_proj.weight": None}, "missing: layers.1.mlp.up_proj.weight"),
         ({"layers.9.mlp.up_proj.weight": torch.zeros(2)}, "not expected: layers.9.mlp"),
-        ({"norm.weight": torch.zeros(7)}, r"tensor norm.weight is \[7\], the encoder needs \[32\]"),
+        ({"norm.weight": torch.zeros(7)}, r"tensor norm.weight is \[7\], the model needs \[32\]"),
         ({"norm.weight": torch.zeros(32, dtype=torch.int8)}, "norm.weight is torch.int8"),
     ],
 )

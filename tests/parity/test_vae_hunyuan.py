@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.vae.tiny_vae import inverted_sections, tiny_hunyuan
 from torch import Tensor
 
 from recurvid.errors import CheckpointError, InputError
 from recurvid.latents import LatentFrames
-from recurvid.vae.hunyuan import HunyuanCodec, load_hunyuan
+from recurvid.vae.hunyuan import HunyuanCodec, load_hunyuan, read_geometry
 
 pytestmark = pytest.mark.parity
 
@@ -125,7 +127,7 @@ def test_frames_that_do_not_fit_are_refused(shape: tuple[int, ...], names: str):
         HunyuanCodec(tiny_hunyuan()).encode(torch.zeros(shape))
 
 
-def test_load_from_a_folder(tmp_path):
+def test_load_from_a_folder(tmp_path: Path):
     vae = tiny_hunyuan(seed=9)
     vae.save_pretrained(tmp_path)
     codec = load_hunyuan(tmp_path, spatial_tiling=True)
@@ -135,12 +137,46 @@ def test_load_from_a_folder(tmp_path):
     assert torch.equal(codec.decode(latents)[0].transpose(0, 1), whole(HunyuanCodec(vae), latents))
 
 
-def test_a_broken_folder_gets_one_line(tmp_path):
-    with pytest.raises(CheckpointError, match=str(tmp_path)) as raised:
-        load_hunyuan(tmp_path)
+def refused(folder: Path, says: str) -> None:
+    with pytest.raises(CheckpointError, match=says) as raised:
+        load_hunyuan(folder)
+    assert str(folder) in str(raised.value)
     assert "\n" not in str(raised.value)
-    tiny_hunyuan().save_pretrained(tmp_path)
+
+
+def test_a_broken_folder_gets_one_line(tmp_path: Path):
+    refused(tmp_path, "no safetensors file")
+    vae = tiny_hunyuan()
+    vae.save_pretrained(tmp_path)
     weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    whole = load_file(weights)
+    save_file({k: v for k, v in whole.items() if k != "quant_conv.bias"}, weights)
+    refused(tmp_path, r"missing: quant_conv\.bias")
+    save_file(whole | {"other.weight": torch.zeros(1)}, weights)
+    refused(tmp_path, r"not expected: other\.weight")
+    save_file(whole | {"quant_conv.bias": torch.zeros(9)}, weights)
+    refused(tmp_path, r"tensor quant_conv\.bias is \[9\], the model needs \[8\]")
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=str(tmp_path)):
-        load_hunyuan(tmp_path)
+    refused(tmp_path, "diffusion_pytorch_model")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not a configuration"),
+        ("[1]", "not a configuration"),
+        ('{"_class_name": "AutoencoderKLWan"}', "a AutoencoderKLWan, not"),
+        ('{"unknown": 1}', "makes no VAE"),
+        ('{"block_out_channels": [4, 4, 4, 3]}', "makes no VAE"),
+    ],
+)
+def test_a_broken_configuration_gets_one_line(tmp_path: Path, text: str, says: str):
+    tiny_hunyuan().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    refused(tmp_path, says)
+
+
+def test_geometry_without_loading(tmp_path: Path):
+    tiny_hunyuan(channels=6).save_pretrained(tmp_path)
+    geometry = read_geometry(tmp_path)
+    assert (geometry.channels, geometry.temporal_stride, geometry.spatial_stride) == (6, 4, 8)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from recurvid.checkpoints.formats import open_checkpoint
+from recurvid.checkpoints.keymap import IDENTITY
 from recurvid.errors import CheckpointError
 from recurvid.latents import LatentGeometry
 from recurvid.vae.codec import check_frames, decode_whole
@@ -83,20 +86,64 @@ def load_hunyuan(
     dtype: torch.dtype = torch.float32,
     spatial_tiling: bool = False,
 ) -> HunyuanCodec:
-    """Load a diffusers VAE folder (config.json and safetensors) from disk; nothing is fetched."""
+    """Load a diffusers VAE folder (config.json and safetensors) from disk; nothing is fetched.
+
+    Args:
+        dtype: the original's is float16; keep float32 on a CPU.
+        spatial_tiling: tiles of 256 px as well, as the original has below 60 GB of free memory.
+
+    Raises:
+        CheckpointError: one line naming the file: missing, damaged, of another size or class.
+    """
     from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
         AutoencoderKLHunyuanVideo,
     )
 
+    checkpoint = open_checkpoint(folder)
+    config = read_config(folder)
     try:
-        loaded = AutoencoderKLHunyuanVideo.from_pretrained(
-            str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{folder} is not a HunyuanVideo VAE: {reason}") from error
-    nn.Module.to(loaded, device)
-    module = loaded.eval().requires_grad_(False)
+        with torch.device("meta"):
+            module = AutoencoderKLHunyuanVideo(**config)
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise CheckpointError(f"{folder / 'config.json'}: makes no VAE ({reason})") from error
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    checkpoint = IDENTITY.apply(checkpoint, expected)
+    state: dict[str, Tensor] = {}
+    for name in expected:
+        state[name] = checkpoint.tensor(name).to(device=device, dtype=dtype, copy=True)
+    module.load_state_dict(state, strict=True, assign=True)
     if spatial_tiling:
         module.enable_tiling()
-    return HunyuanCodec(module)
+    return HunyuanCodec(module.eval().requires_grad_(False))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The constructor's arguments in ``config.json``, without diffusers' own entries (``_...``).
+
+    Raises:
+        CheckpointError: no JSON object, or the configuration of another class.
+    """
+    path = folder / "config.json"
+    try:
+        raw: Any = json.loads(path.read_text("utf-8"))
+        name = raw.get("_class_name", "AutoencoderKLHunyuanVideo")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a configuration ({str(error)[:120]})") from error
+    if name != "AutoencoderKLHunyuanVideo":
+        raise CheckpointError(f"{path}: a {name}, not HunyuanVideo's VAE")
+    return {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in raw.items()
+        if not key.startswith("_")
+    }
+
+
+def read_geometry(folder: Path) -> LatentGeometry:
+    """Strides and channels of a VAE folder, without loading it."""
+    config = read_config(folder)
+    return LatentGeometry(
+        channels=int(config.get("latent_channels", 16)),
+        temporal_stride=int(config.get("temporal_compression_ratio", 4)),
+        spatial_stride=int(config.get("spatial_compression_ratio", 8)),
+    )

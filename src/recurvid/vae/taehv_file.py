@@ -17,6 +17,7 @@ from torch import Tensor
 from recurvid.checkpoints.checkpoint import Checkpoint, some, source_name
 from recurvid.checkpoints.formats import open_checkpoint
 from recurvid.checkpoints.int8 import dequantized
+from recurvid.checkpoints.keymap import IDENTITY
 from recurvid.errors import CheckpointError
 from recurvid.vae.taehv import TAEHV, TAEHVConfig
 from recurvid.vae.taehv_codec import TAEHVCodec
@@ -49,12 +50,14 @@ def load_taehv(
     with torch.device("meta"):
         model = TAEHV(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    _check(checkpoint, expected)
+    checkpoint = IDENTITY.apply(checkpoint, expected)
     state: dict[str, Tensor] = {}
     for name in expected:
         # A copy: convolutions want their weights in memory, and the map is read-only.
         state[name] = checkpoint.tensor(name).to(device=device, dtype=dtype, copy=True)
     model.load_state_dict(state, strict=True, assign=True)
+    # A tenth faster on a CPU. (torch declares this call only with a device before it.)
+    model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return TAEHVCodec(model.eval().requires_grad_(False))
 
 
@@ -113,18 +116,3 @@ def _parse(path: Path) -> TAEHVConfig:
         reason = str(error).splitlines()[0][:120]
         raise CheckpointError(f"{path}: not a TAEHV configuration ({reason})") from error
     return config
-
-
-def _check(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
-    present = set(checkpoint.keys())
-    if present != set(expected):
-        missing, extra = sorted(set(expected) - present), sorted(present - set(expected))
-        parts = [f"missing: {some(missing)}"] if missing else []
-        parts += [f"not expected: {some(extra)}"] if extra else []
-        raise CheckpointError(f"{source_name(checkpoint)}: not a whole TAEHV; {'; '.join(parts)}")
-    for name, shape in expected.items():
-        if checkpoint.shape(name) != shape:
-            raise CheckpointError(
-                f"{checkpoint.file_of(name)}: tensor {name} is {list(checkpoint.shape(name))}, "
-                f"the model needs {list(shape)}"
-            )
