@@ -55,7 +55,8 @@ def _from_json(name: str, value: Any, default: Any) -> Any:
         wanted = f"a {'number' if isinstance(default, float) else 'whole number'} from {least} on"
     if not fits:
         raise CheckpointError(f"config.json: {name} must be {wanted}, not {value!r}")
-    return type(default)(value)
+    kind: Any = type(default)
+    return kind(value)
 
 
 @dataclass(frozen=True)
