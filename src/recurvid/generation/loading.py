@@ -10,12 +10,19 @@ import torch
 from recurvid.checkpoints.formats import open_checkpoint
 from recurvid.checkpoints.int8 import dequantized
 from recurvid.checkpoints.locate import ModelFiles
+from recurvid.encoders import PromptEncoder, TextFiles
+from recurvid.encoders.image import load_siglip
+from recurvid.encoders.prompt_cache import PromptCache
+from recurvid.encoders.small import SmallEmbeds, load_small_text_encoder
 from recurvid.errors import CheckpointError
 from recurvid.generation.components import Components, EncodeText, Loaders
 from recurvid.generation.runtime import Runtime, dtype_for, side_dtype
 from recurvid.latents import LatentGeometry
 from recurvid.models.loading import find_config, load_backbone
 from recurvid.settings import settings
+from recurvid.vae.hunyuan import load_hunyuan
+from recurvid.vae.taehv_file import find_config as find_taehv_config
+from recurvid.vae.taehv_file import load_taehv
 
 
 def load_components(files: ModelFiles, runtime: Runtime) -> Components:
@@ -30,9 +37,6 @@ def load_components(files: ModelFiles, runtime: Runtime) -> Components:
 
 def _small(files: ModelFiles, runtime: Runtime) -> Components:
     """The layout of the bundled model: dit, vae and text, each .safetensors beside its .json."""
-    from recurvid.vae.taehv_file import find_config as find_taehv_config
-    from recurvid.vae.taehv_file import load_taehv
-
     dit, vae, text = files["transformer"], files["vae"], files["text_encoder"]
     dtype = dtype_for(runtime, small=True)
     config = find_taehv_config(open_checkpoint(vae))
@@ -56,8 +60,6 @@ def _small(files: ModelFiles, runtime: Runtime) -> Components:
 
 
 def _small_text(path: Path) -> EncodeText:
-    from recurvid.encoders.small import SmallEmbeds, load_small_text_encoder
-
     encoder = load_small_text_encoder(path)
 
     def encode(texts: list[str]) -> SmallEmbeds:
@@ -72,11 +74,6 @@ def _released(files: ModelFiles, runtime: Runtime) -> Components:
 
     Encoders and autoencoder run in float16 as in the original, where the device is good at it.
     """
-    from recurvid.encoders import PromptEncoder, TextFiles
-    from recurvid.encoders.image import load_siglip
-    from recurvid.encoders.prompt_cache import PromptCache
-    from recurvid.vae.hunyuan import load_hunyuan
-
     device = runtime.device
     config = find_config(dequantized(open_checkpoint(files["transformer"])))
     texts = TextFiles(
