@@ -1,0 +1,182 @@
+"""Trains the bundled backbone and its text encoder on camera moves over photographs.
+
+    python scripts/train_backbone.py --photos DIR [DIR ...] --vae VAE_DIR --out OUT --seconds 500
+
+Writes averaged weights in shards of at most 15 MB, a report and sheets of held-out samples; does so
+first in mid-run, so that a run that is cut short leaves something.
+"""
+
+import argparse
+import json
+import logging
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import train_autoencoder as tae
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from recurvid.encoders.small import SmallTextEncoder
+from recurvid.models.packed_dit.config import PRESETS
+from recurvid.models.packed_dit.model import PackedDiT
+from recurvid.training import backbone as bb
+from recurvid.training.clip_pool import encode_clips, make_pool
+from recurvid.training.pictures import load_photographs, stack
+from recurvid.training.sample import SampleRun, sample_video
+from recurvid.vae.taehv import TAEHV, TAEHVConfig
+
+PROMPTS = ("pan left", "pan right", "zoom in", "zoom out", "tilt up", "the camera tilts down")
+
+
+def load_vae(folder, device):
+    vae = TAEHV(TAEHVConfig.from_dict(json.loads((folder / "vae.json").read_text())))
+    vae.load_state_dict(
+        {k: v.float() for k, v in load_file(folder / "vae_fp16.safetensors").items()}
+    )
+    return vae.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def save_shards(state, out, limit=15 * 2**20):
+    shards, size = [{}], 0
+    for name, value in state.items():
+        value = value.detach().half().contiguous().cpu()
+        if size + value.nbytes > limit:
+            shards.append({})
+            size = 0
+        shards[-1][name] = value
+        size += value.nbytes
+    for i, shard in enumerate(shards):
+        save_file(shard, out / f"dit{i}.safetensors")
+
+
+def load_shards(folder):
+    state = {}
+    for f in sorted(folder.glob("dit*.safetensors")):
+        state.update(load_file(f))
+    return {k: v.float() for k, v in state.items()}
+
+
+@torch.no_grad()
+def samples(model, vae, stills, device, out, name, order, steps=20):
+    rows = []
+    for i, still in enumerate(stills):
+        start = encode_clips(still[None, :, None].to(device), vae).float()
+        for prompt in (PROMPTS[(2 * i) % 6], PROMPTS[(2 * i + 1) % 6]):
+            run = SampleRun(order=order, steps=steps, seed=i)
+            latents = sample_video(model, start, prompt, run)
+            video = vae.decode(latents.to(device))[0].clamp(-1, 1).cpu()
+            rows.append(video[:, [0, 12, 24, 36, 48, 60, 72]].permute(0, 2, 1, 3).flatten(2))
+    sheet = torch.cat(rows, 1)
+    array = ((sheet + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(array).save(out / f"{name}.png")
+
+
+def main():
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--photos", type=Path, nargs="+", required=True)
+    p.add_argument("--vae", type=Path, required=True)
+    p.add_argument("--tests", type=Path)
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--start", type=Path, help="folder of an earlier run to go on from")
+    p.add_argument(
+        "--seconds", type=float, default=480, help="from start to last step, set-up included"
+    )
+    p.add_argument(
+        "--clips", type=int, nargs=2, default=(2600, 900), help="of 73 and of 145 frames"
+    )
+    p.add_argument("--collages", type=int, default=160)
+    p.add_argument("--batch", type=int, default=48)
+    p.add_argument("--lr", type=float, default=1e-3)
+    p.add_argument("--muon-lr", type=float, default=1.5e-3)
+    p.add_argument("--tiny", action="store_true")
+    a = p.parse_args()
+    began = time.monotonic()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    a.out.mkdir(parents=True, exist_ok=True)
+    sets = [load_photographs(folder) for folder in a.photos]
+    photos, held = torch.cat([s.train for s in sets]), sets[0].held
+    tae.SHARED["photos"] = [np.asarray(x) for x in photos.permute(0, 2, 3, 1)]
+    with ProcessPoolExecutor() as pool:
+        made = list(
+            pool.map(
+                tae.make_collage, range(1000, 1000 + (2 if a.tiny else a.collages)), chunksize=4
+            )
+        )
+    pictures = torch.cat([photos, photos, stack(made)]).to(device)
+    vae = load_vae(a.vae, device)
+    size = 64 if a.tiny else 192
+    clips = (6, 4) if a.tiny else a.clips
+    pools = [
+        make_pool(pictures, vae, n, f, seed=i, size=size)
+        for i, (n, f) in enumerate(zip(clips, (73, 145), strict=True))
+    ]
+    print(
+        f"pools after {time.monotonic() - began:.0f} s: {[tuple(x.latents.shape) for x in pools]} "
+        f"std {pools[0].latents.float().std():.2f}",
+        flush=True,
+    )
+    config = PRESETS["bundled"]
+    if a.tiny:
+        config = replace(config, num_attention_heads=2, num_layers=1, num_single_layers=1)
+    backbone = PackedDiT(config)
+    backbone.init_weights()
+    model = bb.Trained(backbone, SmallTextEncoder()).to(device)
+    if a.start:
+        model.load_state_dict(load_shards(a.start))
+    print(f"{sum(x.numel() for x in model.parameters()) / 1e6:.1f} M parameters", flush=True)
+    run = bb.BackboneRun(
+        seconds=a.seconds,
+        batch=2 if a.tiny else a.batch,
+        lr=a.lr,
+        muon_lr=a.muon_lr,
+        compile=not a.tiny,
+    )
+    losses, state = [], {"half": False}
+    stills = [tae.F192(h) if not a.tiny else tae.F192(h)[:, ::3, ::3] for h in held[1:4]]
+    for f in sorted(a.tests.iterdir())[:2] if a.tests else []:
+        s = tae.F192(torch.from_numpy(np.array(Image.open(f).convert("RGB"))).permute(2, 0, 1))
+        stills.append(s if not a.tiny else s[:, ::3, ::3])
+    final = bb.Trained(PackedDiT(config), SmallTextEncoder()).to(device).eval()
+
+    def look(average, name, orders=("inverted", "forward")):
+        average.copy_to(final)
+        save_shards(final.state_dict(), a.out)
+        for order in orders:
+            samples(
+                final,
+                vae,
+                stills,
+                device,
+                a.out,
+                f"{name}_{order}",
+                order,
+                steps=4 if a.tiny else 20,
+            )
+
+    def at_step(step, loss, average):
+        losses.append((step, round(loss, 4), round(time.monotonic() - began)))
+        if not state["half"] and time.monotonic() - began > 0.5 * a.seconds:
+            state["half"] = True
+            look(average, "half", ("inverted",))
+
+    average = bb.train(model, pools, run, at_step, began)
+    look(average, "final")
+    (a.out / "dit_report.json").write_text(
+        json.dumps({"losses": losses, "seconds": a.seconds, "config": config.to_dict()})
+    )
+    for s, value, t in losses[:: max(1, len(losses) // 25)]:
+        print(f"step {s} loss {value} at {t} s")
+    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
+    print(f"all: {time.monotonic() - began:.0f} s, {peak:.1f} GiB")
+
+
+if __name__ == "__main__":
+    main()

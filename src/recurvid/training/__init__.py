@@ -1,0 +1,1 @@
+"""Training of the bundled model, on the packing code that inference uses."""

@@ -1,0 +1,67 @@
+"""A pool of encoded clips on the device, with captions: what the backbone is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recurvid.training.camera import CameraPath, draw_paths, render
+from recurvid.training.captions import caption
+from recurvid.vae.taehv import TAEHV
+
+
+@dataclass
+class ClipPool:
+    """Clips of one length.
+
+    Attributes:
+        latents: (n, c, t, h, w), bfloat16 on a GPU, as the backbone sees them.
+        moves, speeds: the camera move of each clip; captions are drawn anew at every use.
+    """
+
+    latents: Tensor
+    moves: list[str]
+    speeds: list[float]
+
+    def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
+        """Random clips, float32, and a caption for each."""
+        rows = rng.integers(len(self.moves), size=count)
+        texts = [caption(self.moves[r], self.speeds[r], rng) for r in rows]
+        where = torch.from_numpy(rows).to(self.latents.device)
+        return self.latents[where].float(), texts
+
+
+@torch.no_grad()
+def make_pool(
+    pictures: Tensor, vae: TAEHV, count: int, frames: int, *, size: int = 192, seed: int = 0
+) -> ClipPool:
+    """Render and encode ``count`` clips of ``frames`` pixel frames (4k + 1).
+
+    Args:
+        pictures: (n, 3, h, w) uint8 on the device of ``vae``.
+    """
+    rng = np.random.default_rng(seed)
+    path, moves, speeds = draw_paths(
+        count, rng, pictures=len(pictures), frames=frames, size=size,
+        source=(pictures.shape[-2], pictures.shape[-1]),
+    )  # fmt: skip
+    latents = [
+        encode_clips(render(pictures, part.to(pictures.device), frames, size), vae)
+        for part in _pieces(path, 4)
+    ]
+    return ClipPool(torch.cat(latents), moves, speeds)
+
+
+def encode_clips(clips: Tensor, vae: TAEHV) -> Tensor:
+    """(b, 3, 4k+1, h, w) in -1..1 to latents; half precision where the device has it."""
+    cuda = clips.device.type == "cuda"
+    with torch.autocast(clips.device.type, torch.bfloat16, enabled=cuda):
+        z = vae.encode(clips)
+    return z.to(torch.bfloat16) if cuda else z
+
+
+def _pieces(path: CameraPath, size: int) -> list[CameraPath]:
+    return [path.part(slice(i, i + size)) for i in range(0, len(path.scale), size)]
