@@ -1,7 +1,7 @@
 """Every error that RecurVid raises on purpose.
 
 RecurVidError
-├── InputError            what the user gave cannot be used; one line says which input and what to do
+├── InputError            what the user gave cannot be used; one line says which, and what to do
 │   ├── ScheduleError     a packing schedule does not parse; points at the character
 │   ├── PictureError      a picture cannot be read or has an impossible size
 │   ├── RequestError      a field of a generation request is wrong

@@ -38,9 +38,7 @@ class LatentFrames:
 
     def to(self, *, device: torch.device | str, dtype: torch.dtype | None = None) -> LatentFrames:
         """The same frames on another device, the data in another floating point type."""
-        return LatentFrames(
-            self.data.to(device=device, dtype=dtype), self.index.to(device=device)
-        )
+        return LatentFrames(self.data.to(device=device, dtype=dtype), self.index.to(device=device))
 
     @staticmethod
     def of(data: Tensor, index: range | list[int]) -> LatentFrames:
