@@ -95,6 +95,19 @@ def test_other_time_strides(strides: tuple[int, int, int], latents: Tensor):
     assert torch.allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_folded_pixels(latents: Tensor):
+    model = tiny_taehv(
+        patch_size=2, encoder_space_strides=(2, 2, 1), decoder_space_scales=(1, 2, 2)
+    )
+    codec = TAEHVCodec(model)
+    assert codec.geometry.spatial_stride == 8
+    got = codec.decode(latents[:, :, :11])
+    with torch.no_grad():
+        expected = model.decode(latents[:, :, :11])
+    assert got.shape == expected.shape == (1, 3, 41, 16, 24)
+    assert torch.allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_one_latent_is_one_frame(latents: Tensor):
     codec = TAEHVCodec(tiny_taehv())
     assert codec.decode(latents[:, :, :1]).shape == (1, 3, 1, 16, 24)

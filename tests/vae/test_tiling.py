@@ -10,7 +10,7 @@ from tests.vae.tiny_vae import inverted_sections, tiny_hunyuan
 from torch import Tensor
 
 from recurvid.latents import LatentFrames
-from recurvid.vae.codec import PixelFrames, missing
+from recurvid.vae.codec import PixelFrames, merged, missing
 from recurvid.vae.hunyuan import HunyuanCodec
 from recurvid.vae.tiling import TileGrid, TileStream, fade_in
 
@@ -183,6 +183,23 @@ def test_fade_in_weights_written_out():
 )
 def test_missing(finished: list[range], left: list[range]):
     assert missing(range(5, 10), finished) == left
+
+
+def test_merged():
+    parts = [range(7, 9), range(3), range(3, 5), range(4, 4), range(8, 12), range(20, 21)]
+    assert merged(parts) == (range(5), range(7, 12), range(20, 21))
+    assert merged([]) == ()
+
+
+@pytest.mark.parametrize(("length", "stride", "blend"), [(5, 3, 4), (7, 4, 8), (4, 2, 4)])
+def test_every_grid_covers_its_timeline_once(length: int, stride: int, blend: int):
+    for latent_frames in range(1, 70):
+        grid = TileGrid(latent_frames, length, stride, blend)
+        parts = [part for tile in grid.tiles for part in (grid.head(tile), grid.body(tile))]
+        assert [i for part in parts for i in part] == list(range(4 * latent_frames - 3))
+        for latent in range(latent_frames):
+            expected = [tile for tile in grid.tiles if latent in grid.latents(tile)]
+            assert list(grid.over(latent)) == expected
 
 
 def test_uint8_rounds_and_clamps():

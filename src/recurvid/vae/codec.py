@@ -129,6 +129,17 @@ class LatentBuffer:
         self._held = {i: z for i, z in self._held.items() if i in needed}
 
 
+def merged(finished: Sequence[range]) -> tuple[range, ...]:
+    """The same frames in as few ranges as possible, in order."""
+    joined: list[range] = []
+    for part in sorted((p for p in finished if len(p)), key=lambda p: p.start):
+        if joined and part.start <= joined[-1].stop:
+            joined[-1] = range(joined[-1].start, max(joined[-1].stop, part.stop))
+        else:
+            joined.append(part)
+    return tuple(joined)
+
+
 def missing(frames: range, finished: Sequence[range]) -> list[range]:
     """The parts of ``frames`` that no range of ``finished`` covers, in order."""
     parts = [frames] if len(frames) else []

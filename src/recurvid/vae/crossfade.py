@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recurvid.errors import InputError
 from recurvid.latents import LatentFrames, LatentGeometry
-from recurvid.vae.codec import Codec, LatentBuffer, PixelFrames, missing, runs
+from recurvid.vae.codec import Codec, LatentBuffer, PixelFrames, merged, missing, runs
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class CrossFadeStream:
         self._steps = fade_steps(sections, codec.geometry)
         self._overlap = codec.geometry.frames(len(sections[0]))
         self._inverted = _is_inverted(sections)
-        self._finished = tuple(finished)
+        self._finished = merged(finished)
         self._latents = LatentBuffer(1 + sum(len(section) for section in sections))
         self._next = 0
         self._open: Tensor | None = None

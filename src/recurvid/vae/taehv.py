@@ -58,7 +58,10 @@ class TAEHVConfig:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> TAEHVConfig:
         """The inverse of ``to_dict``; lists become tuples."""
-        return TAEHVConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {}
+        for name, value in values.items():
+            fields[name] = tuple(value) if isinstance(value, list) else value
+        return TAEHVConfig(**fields)
 
 
 def _conv3(inputs: int, outputs: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:

@@ -15,11 +15,20 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recurvid.latents import LatentFrames, LatentGeometry
-from recurvid.vae.codec import LatentBuffer, PixelFrames, check_frames, decode_whole, missing, runs
-from recurvid.vae.taehv import TAEHV, MemBlock, Memory, TGrow
+from recurvid.vae.codec import (
+    LatentBuffer,
+    PixelFrames,
+    check_frames,
+    decode_whole,
+    merged,
+    missing,
+    runs,
+)
+from recurvid.vae.taehv import TAEHV, MemBlock, Memory, TAEHVConfig, TGrow
 
 
 def reach(decoder: nn.Sequential) -> list[int]:
@@ -76,7 +85,8 @@ class DecoderRun:
                 x = layer(x)
             if not needed:
                 return None
-        return (x * 2 - 1).transpose(0, 1).unsqueeze(0)
+        pixels = F.pixel_shuffle(x, self._model.config.patch_size)  # (stride, 3, 8h, 8w)
+        return (pixels * 2 - 1).transpose(0, 1).unsqueeze(0)
 
     def _remember(self, number: int, x: Tensor) -> Tensor:
         """The frame before each of x (t, c, h, w); the last of x stays for the next latent."""
@@ -92,9 +102,9 @@ class CausalStream:
 
     def __init__(self, model: TAEHV, latent_frames: int, finished: Sequence[range] = ()):
         self._model = model
-        self._geometry = _geometry(model)
+        self._geometry = geometry_of(model.config)
         self._reach = reach(model.decoder)[0]
-        self._finished = tuple(finished)
+        self._finished = merged(finished)
         self._latents = LatentBuffer(latent_frames)
         self._waiting = {
             k for k in range(latent_frames) if missing(self._frames(k), self._finished)
@@ -153,7 +163,7 @@ class TAEHVCodec:
 
     def __init__(self, module: TAEHV):
         self.module = module
-        self.geometry = _geometry(module)
+        self.geometry = geometry_of(module.config)
 
     def encode(self, frames: Tensor) -> Tensor:
         """(b, 3, 4k+1, h, w) in -1..1 -> (b, c, k+1, h/8, w/8), as the backbone has them."""
@@ -170,8 +180,10 @@ class TAEHVCodec:
         return CausalStream(self.module, latent_frames, finished)
 
 
-def _geometry(model: TAEHV) -> LatentGeometry:
-    return LatentGeometry(model.config.latent_channels, model.config.temporal_stride, 8)
+def geometry_of(config: TAEHVConfig) -> LatentGeometry:
+    """Strides and channels of an autoencoder that is not built yet."""
+    scale = config.patch_size * math.prod(config.decoder_space_scales)
+    return LatentGeometry(config.latent_channels, config.temporal_stride, scale)
 
 
 def _like(tensor: Tensor, model: TAEHV) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recurvid.latents import LatentFrames
-from recurvid.vae.codec import LatentBuffer, PixelFrames, missing, runs
+from recurvid.vae.codec import LatentBuffer, PixelFrames, merged, missing, runs
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class TileStream:
     ):
         self._decode_tile = decode_tile
         self._grid = grid
-        self._finished = tuple(finished)
+        self._finished = merged(finished)
         self._latents = LatentBuffer(grid.latent_frames)
         self._waiting = {tile for tile in grid.tiles if self._is_needed(tile)}
         self._heads: dict[int, Tensor] = {}
