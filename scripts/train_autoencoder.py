@@ -38,8 +38,8 @@ def psnr(a, b):
 def evaluate(model, held, tests, device, out):
     rows = {}
     rng = np.random.default_rng(99)
-    path, _, _ = draw_paths(12, rng, pictures=len(held), frames=33, size=192)
-    clips = torch.cat([render(held, p.to(device), 33, 192) for p in ae.path_rows(path, 4)])
+    path, _, _ = draw_paths(12, rng, pictures=len(held), frames=33, size=(192, 192))
+    clips = torch.cat([render(held, p.to(device), 33, (192, 192)) for p in ae.path_rows(path, 4)])
     outs = torch.cat([model.decode(model.encode(c[None])) for c in clips]).clamp(-1, 1)
     rows["held-out clips, 33 frames"] = np.mean(
         [psnr(a, b) for a, b in zip(clips, outs, strict=True)]
@@ -73,9 +73,13 @@ def evaluate(model, held, tests, device, out):
 
 
 def F192(picture):
+    return fitted(picture, 192, 192)
+
+
+def fitted(picture, height, width):
     array = picture.permute(1, 2, 0).numpy()
-    fitted = ImageOps.fit(Image.fromarray(array), (192, 192), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 127.5 - 1
+    picture = ImageOps.fit(Image.fromarray(array), (width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
 
 
 @torch.no_grad()

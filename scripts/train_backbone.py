@@ -24,7 +24,7 @@ from recurvid.encoders.small import SmallTextEncoder
 from recurvid.models.packed_dit.config import PRESETS
 from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.training import backbone as bb
-from recurvid.training.clip_pool import encode_clips, make_pool
+from recurvid.training.clip_pool import BUNDLED_CLIPS, ClipShape, encode_clips, make_pool
 from recurvid.training.pictures import load_photographs, stack
 from recurvid.training.sample import SampleRun, sample_video
 from recurvid.vae.taehv import TAEHV, TAEHVConfig
@@ -61,7 +61,7 @@ def load_shards(folder):
 
 
 @torch.no_grad()
-def samples(model, vae, stills, device, out, name, order, steps=20):
+def samples(model, vae, stills, device, file, order, steps=20):
     rows = []
     for i, still in enumerate(stills):
         start = encode_clips(still[None, :, None].to(device), vae).float()
@@ -72,7 +72,7 @@ def samples(model, vae, stills, device, out, name, order, steps=20):
             rows.append(video[:, [0, 12, 24, 36, 48, 60, 72]].permute(0, 2, 1, 3).flatten(2))
     sheet = torch.cat(rows, 1)
     array = ((sheet + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(array).save(out / f"{name}.png")
+    Image.fromarray(array).save(file)
 
 
 def main():
@@ -87,9 +87,7 @@ def main():
     p.add_argument(
         "--seconds", type=float, default=480, help="from start to last step, set-up included"
     )
-    p.add_argument(
-        "--clips", type=int, nargs=2, default=(2600, 900), help="of 73 and of 145 frames"
-    )
+    p.add_argument("--clips", type=float, default=1.0, help="times the usual number of clips")
     p.add_argument("--collages", type=int, default=160)
     p.add_argument("--batch", type=int, default=48)
     p.add_argument("--lr", type=float, default=1e-3)
@@ -112,12 +110,10 @@ def main():
         )
     pictures = torch.cat([photos, photos, stack(made)]).to(device)
     vae = load_vae(a.vae, device)
-    size = 64 if a.tiny else 192
-    clips = (6, 4) if a.tiny else a.clips
-    pools = [
-        make_pool(pictures, vae, n, f, seed=i, size=size)
-        for i, (n, f) in enumerate(zip(clips, (73, 145), strict=True))
-    ]
+    shapes = [replace(shape, count=round(shape.count * a.clips)) for shape in BUNDLED_CLIPS]
+    if a.tiny:
+        shapes = [ClipShape(4, 73, (64, 64)), ClipShape(3, 145, (32, 64))]
+    pools = [make_pool(pictures, vae, shape, seed=i) for i, shape in enumerate(shapes)]
     print(
         f"pools after {time.monotonic() - began:.0f} s: {[tuple(x.latents.shape) for x in pools]} "
         f"std {pools[0].latents.float().std():.2f}",
@@ -139,6 +135,7 @@ def main():
         muon_lr=a.muon_lr,
         compile=not a.tiny,
     )
+    wide = [tae.fitted(h, 64, 128) if a.tiny else tae.fitted(h, 128, 288) for h in held[5:8]]
     losses, state = [], {"half": False}
     stills = [tae.F192(h) if not a.tiny else tae.F192(h)[:, ::3, ::3] for h in held[1:4]]
     for f in sorted(a.tests.iterdir())[:2] if a.tests else []:
@@ -146,29 +143,25 @@ def main():
         stills.append(s if not a.tiny else s[:, ::3, ::3])
     final = bb.Trained(PackedDiT(config), SmallTextEncoder()).to(device).eval()
 
-    def look(average, name, orders=("inverted", "forward")):
+    def look(average):
         average.copy_to(final)
         save_shards(final.state_dict(), a.out)
-        for order in orders:
-            samples(
-                final,
-                vae,
-                stills,
-                device,
-                a.out,
-                f"{name}_{order}",
-                order,
-                steps=4 if a.tiny else 20,
-            )
+        steps = 4 if a.tiny else 20
+        for name, pictures, order in (
+            ("inverted", stills, "inverted"),
+            ("forward", stills, "forward"),
+            ("wide", wide, "inverted"),
+        ):
+            samples(final, vae, pictures, device, a.out / f"{name}.png", order, steps)
 
     def at_step(step, loss, average):
         losses.append((step, round(loss, 4), round(time.monotonic() - began)))
         if not state["half"] and time.monotonic() - began > 0.5 * a.seconds:
             state["half"] = True
-            look(average, "half", ("inverted",))
+            look(average)
 
     average = bb.train(model, pools, run, at_step, began)
-    look(average, "final")
+    look(average)
     (a.out / "dit_report.json").write_text(
         json.dumps({"losses": losses, "seconds": a.seconds, "config": config.to_dict()})
     )

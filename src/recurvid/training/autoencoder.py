@@ -112,7 +112,7 @@ def draw_clips(
     """Clips for the autoencoder: faster moves, more stills, mixed-up colours."""
     speeds = MoveRange(pan=(0.2, 3.0), zoom=(0.002, 0.015), still_share=0.2)
     path, _, _ = draw_paths(
-        phase.batch, rng, pictures=len(pictures), frames=phase.frames, size=phase.size,
+        phase.batch, rng, pictures=len(pictures), frames=phase.frames, size=(phase.size, phase.size),
         speeds=speeds,
     )  # fmt: skip
     # small crops of a large picture: as sharp as a photograph scaled down to 192 pixels
@@ -121,7 +121,7 @@ def draw_clips(
     spot = torch.from_numpy(rng.random((phase.batch, 2)).astype(np.float32))
     extent = torch.tensor([720.0, 360.0]) - 2 * reach[:, None]
     path = replace(path, scale=scale, centre=reach[:, None] + spot * extent.clamp(min=0))
-    x = render(pictures, path.to(device), phase.frames, phase.size)
+    x = render(pictures, path.to(device), phase.frames, (phase.size, phase.size))
     mixed = torch.from_numpy(rng.random(phase.batch) < 0.2).to(device)
     order = torch.from_numpy(rng.permutation(3)).to(device)
     return torch.where(mixed.view(-1, 1, 1, 1, 1), x[:, order], x)

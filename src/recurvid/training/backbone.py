@@ -76,7 +76,8 @@ class Sample:
 
 def draw(pools: list[ClipPool], run: BackboneRun, rng: np.random.Generator) -> Sample:
     """One batch from a random pool and a random order."""
-    pool = pools[int(rng.integers(len(pools)))]
+    counts = np.array([len(pool.moves) for pool in pools], dtype=float)
+    pool = pools[int(rng.choice(len(pools), p=counts / counts.sum()))]
     latents, texts = pool.draw(run.batch, rng)
     shares = np.array([o.share for o in run.orders])
     order = run.orders[int(rng.choice(len(shares), p=shares / shares.sum()))]
@@ -152,7 +153,7 @@ def train(
             *model.backbone.transformer_blocks,
             *model.backbone.single_transformer_blocks,
         ]:
-            block.compile(dynamic=False)
+            block.compile()
     steppers = optimizers(model, run)
     rates = [group["lr"] for o in steppers for group in o.param_groups]
     average = Average(model, run.ema)

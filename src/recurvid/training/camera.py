@@ -45,36 +45,49 @@ class CameraPath:
 
 
 def render(
-    pictures: Tensor, path: CameraPath, frames: int, size: int, *, supersample: int = 2
+    pictures: Tensor,
+    path: CameraPath,
+    frames: int,
+    size: tuple[int, int],
+    *,
+    supersample: int = 2,
 ) -> Tensor:
-    """Clips (b, 3, frames, size, size), float32 in -1..1, of pictures (n, 3, h, w) uint8."""
+    """Clips (b, 3, frames, *size), float32 in -1..1, of pictures (n, 3, h, w) uint8.
+
+    Args:
+        size: height and width of the clips.
+    """
     source = pictures[path.picture].float()
     height, width = source.shape[-2:]
-    side = size * supersample
-    offset = (torch.arange(side, device=source.device) + 0.5) / supersample - size / 2
+    down, across = (_centred(side, supersample).to(source.device) for side in size)
     time = torch.arange(frames, device=source.device, dtype=torch.float32)
     scale = path.scale[:, None] * torch.exp(-path.zoom[:, None] * time)  # (b, t)
     centre = (
         path.centre[:, None]
         + (path.velocity * path.scale[:, None])[:, None] * (time[None, :, None])
     )  # (b, t, 2)
-    across = torch.where(path.flip, -1.0, 1.0)[:, None, None] * offset
-    x = centre[..., 0, None] + scale[..., None] * across  # (b, t, side)
-    y = centre[..., 1, None] + scale[..., None] * offset
+    mirror = torch.where(path.flip, -1.0, 1.0)[:, None, None]
+    x = centre[..., 0, None] + scale[..., None] * mirror * across  # (b, t, w)
+    y = centre[..., 1, None] + scale[..., None] * down  # (b, t, h)
     gx, gy = 2 * x / width - 1, 2 * y / height - 1
     grid = torch.stack(
         torch.broadcast_tensors(gx[:, :, None, :], gy[:, :, :, None]), -1
-    )  # (b, t, side, side, 2)
+    )  # (b, t, h, w, 2)
     b = source.shape[0]
     out = F.grid_sample(
         source,
-        grid.reshape(b, frames * side, side, 2),
+        grid.flatten(1, 2),  # time as height: one call for all frames
         mode="bilinear",
         padding_mode="reflection",
         align_corners=False,
     )
     out = F.avg_pool2d(out, supersample)
-    return out.view(b, 3, frames, size, size) / 127.5 - 1
+    return out.view(b, 3, frames, *size) / 127.5 - 1
+
+
+def _centred(side: int, supersample: int) -> Tensor:
+    """Distance of each sample from the middle, in output pixels."""
+    return (torch.arange(side * supersample) + 0.5) / supersample - side / 2
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,7 @@ def draw_paths(
     *,
     pictures: int,
     frames: int,
-    size: int,
+    size: tuple[int, int],
     source: tuple[int, int] = (360, 720),
     speeds: MoveRange | None = None,
 ) -> tuple[CameraPath, list[str], list[float]]:
@@ -118,7 +131,7 @@ def draw_paths(
 def _draw_one(
     rng: np.random.Generator,
     frames: int,
-    size: int,
+    size: tuple[int, int],
     source: tuple[int, int],
     speeds: MoveRange,
 ) -> tuple[tuple[float, ...], str, float]:
@@ -135,8 +148,8 @@ def _draw_one(
     height, width = source
     travel = frames - 1
     # the largest window of the whole move decides which scales fit
-    need_y = size * max(1.0, np.exp(-zoom * travel)) + abs(vy) * travel
-    need_x = size * max(1.0, np.exp(-zoom * travel)) + abs(vx) * travel
+    grow = max(1.0, float(np.exp(-zoom * travel)))
+    need_y, need_x = size[0] * grow + abs(vy) * travel, size[1] * grow + abs(vx) * travel
     largest = min(height / need_y, width / need_x)
     scale = float(rng.uniform(0.5 * largest, largest))
     room_y, room_x = height - need_y * scale, width - need_x * scale

@@ -13,6 +13,27 @@ from recurvid.training.captions import caption
 from recurvid.vae.taehv import TAEHV
 
 
+@dataclass(frozen=True)
+class ClipShape:
+    """How many clips, of how many pixel frames (4k + 1), of which height and width."""
+
+    count: int
+    frames: int
+    size: tuple[int, int]
+
+
+BUNDLED_CLIPS = (
+    ClipShape(1300, 73, (192, 192)),
+    ClipShape(450, 145, (192, 192)),
+    ClipShape(500, 73, (128, 288)),
+    ClipShape(150, 145, (128, 288)),
+    ClipShape(350, 73, (160, 224)),
+    ClipShape(300, 73, (224, 160)),
+    ClipShape(250, 73, (288, 128)),
+)
+"""Every bucket of base 192, the square one most of all; two lengths: two and four sections."""
+
+
 @dataclass
 class ClipPool:
     """Clips of one length.
@@ -35,21 +56,19 @@ class ClipPool:
 
 
 @torch.no_grad()
-def make_pool(
-    pictures: Tensor, vae: TAEHV, count: int, frames: int, *, size: int = 192, seed: int = 0
-) -> ClipPool:
-    """Render and encode ``count`` clips of ``frames`` pixel frames (4k + 1).
+def make_pool(pictures: Tensor, vae: TAEHV, shape: ClipShape, *, seed: int = 0) -> ClipPool:
+    """Render and encode clips.
 
     Args:
         pictures: (n, 3, h, w) uint8 on the device of ``vae``.
     """
     rng = np.random.default_rng(seed)
     path, moves, speeds = draw_paths(
-        count, rng, pictures=len(pictures), frames=frames, size=size,
+        shape.count, rng, pictures=len(pictures), frames=shape.frames, size=shape.size,
         source=(pictures.shape[-2], pictures.shape[-1]),
     )  # fmt: skip
     latents = [
-        encode_clips(render(pictures, part.to(pictures.device), frames, size), vae)
+        encode_clips(render(pictures, part.to(pictures.device), shape.frames, shape.size), vae)
         for part in _pieces(path, 4)
     ]
     return ClipPool(torch.cat(latents), moves, speeds)

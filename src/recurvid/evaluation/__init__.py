@@ -1,0 +1,1 @@
+"""Measures of finished videos: likeness to a picture, motion."""
