@@ -15,7 +15,7 @@ DRAWERS = {"utils", "util", "helpers", "helper", "manager", "managers", "common"
 
 # Who may import inside a function, and what. An import of our own modules is deferred only by the
 # command line, which must answer before torch is loaded; anywhere else it would hide a knot.
-MAY_DEFER_LIBRARIES = {"cli", "encoders", "vae", "video", "checkpoints", "bundled"}
+MAY_DEFER_LIBRARIES = {"cli", "encoders", "vae", "video", "checkpoints", "evaluation", "training"}
 MAY_DEFER_LIBRARIES_BELOW = ("ops/attention/",)
 PLATFORM_MODULES = {"msvcrt", "fcntl", "winreg", "ctypes"}
 MAY_DEFER_OURS = {"cli", "__main__"}

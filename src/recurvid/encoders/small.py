@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from recurvid.checkpoints.formats import open_checkpoint
+from recurvid.checkpoints.int8 import dequantized
 from recurvid.errors import CheckpointError
 
 _PAD, _START, _RESERVED = 0, 1, 2
@@ -94,9 +96,6 @@ def load_small_text_encoder(path: Path, device: torch.device | str = "cpu") -> S
     Raises:
         CheckpointError: a damaged file, or one of another shape.
     """
-    from recurvid.checkpoints.formats import open_checkpoint
-    from recurvid.checkpoints.int8 import dequantized
-
     checkpoint = dequantized(open_checkpoint(path))
     try:
         config = SmallTextConfig(**json.loads(path.with_suffix(".json").read_text()))
