@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-from recurvid import __version__
+from recurvid import __version__, durable
 from recurvid.errors import OutputError
 from recurvid.generation.finished import (
     FINISHED,
@@ -18,7 +21,7 @@ from recurvid.generation.finished import (
 from recurvid.generation.journal import Journal
 from recurvid.generation.video_plan import VideoPlan
 from recurvid.video.assembly import concatenate
-from recurvid.video.destination import check_output, destination
+from recurvid.video.destination import Destination, check_output, destination
 from recurvid.video.encoders import VideoSettings
 from recurvid.video.finish import finish
 
@@ -90,8 +93,13 @@ class Result:
             )
         # From here on what stands there may be ours: a run killed in between writes it again.
         self._journal.write_json(WRITING, {"output": self._local.output})
-        paths = [segment.path for segment in self._journal.segments()]
-        finish(paths, self._place, self._settings, metadata=self._metadata())
+        try:
+            self._deliver()
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {self._local.output}: {error.strerror or error}; put the video "
+                f"elsewhere with: recurvid resume {self._journal.folder} --out FILE"
+            ) from error
         self._journal.write_json(
             FINISHED,
             {
@@ -101,6 +109,37 @@ class Result:
                 "seconds": self._plan.frames / self._plan.fps,
             },
         )
+
+    def _deliver(self) -> None:
+        """Make the file in the session folder and let it appear, whole, where it was asked for.
+
+        Beside the result it has a name that only this session uses: what a kill leaves there is
+        taken over by the next attempt, and no stray file stays in the user's folder.
+        """
+        if self._place.kind == "png":
+            if self._place.path.parent.is_dir():
+                durable.sweep(self._place.path.parent)
+            self._finish(self._place)
+            return
+        target = self._place.path.resolve()
+        made = self._journal.folder / f"result{target.suffix}"
+        self._finish(Destination(self._place.kind, made))
+        owner = hashlib.sha256(str(self._journal.folder).encode()).hexdigest()[:12]
+        beside = target.with_name(f".recurvid-{owner}.partial{target.suffix}")
+        beside.unlink(missing_ok=True)
+        try:
+            os.link(made, beside)
+        except OSError:  # another disk, or one without hard links
+            shutil.copyfile(made, beside)
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+        beside.replace(target)
+        durable.sync_folder(target.parent)
+        made.unlink()
+
+    def _finish(self, place: Destination) -> None:
+        paths = [segment.path for segment in self._journal.segments()]
+        finish(paths, place, self._settings, metadata=self._metadata())
 
     def _metadata(self) -> dict[str, Any] | None:
         """What is embedded: the request with every default filled in. No paths."""
