@@ -25,9 +25,8 @@ def main():
     p.add_argument("--to", type=Path, default=Path("src/recurvid/bundled"))
     a = p.parse_args()
     a.to.mkdir(parents=True, exist_ok=True)
-    vae = load_file(a.vae / "vae_fp16.safetensors")
-    save_quantized({k: v.float() for k, v in vae.items()}, a.to / "vae.safetensors")
-    (a.to / "vae.json").write_text((a.vae / "vae.json").read_text())
+    for name in ("vae.safetensors", "vae.json"):
+        (a.to / name).write_bytes((a.vae / name).read_bytes())
     state = {}
     for shard in sorted(a.backbone.glob("dit*.safetensors")):
         state.update(load_file(shard))

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from safetensors.torch import load_file, save_file
 
+from recurvid.checkpoints.formats import open_checkpoint
+from recurvid.checkpoints.int8 import dequantized, save_quantized
 from recurvid.training import autoencoder as ae
 from recurvid.training.camera import draw_paths, render
 from recurvid.training.pictures import collage, load_photographs, stack
@@ -28,6 +29,14 @@ SHARED = {}
 
 def make_collage(seed):
     return collage(SHARED["photos"], seed)
+
+
+def load_vae(folder, device):
+    vae = TAEHV(TAEHVConfig.from_dict(json.loads((folder / "vae.json").read_text())))
+    stored = dequantized(open_checkpoint(folder / "vae.safetensors"))
+    vae.load_state_dict({name: stored.tensor(name).float() for name in stored.keys()})  # noqa: SIM118
+    vae = vae.to(device).to(memory_format=torch.channels_last)
+    return vae.eval().requires_grad_(False)
 
 
 def psnr(a, b):
@@ -68,7 +77,7 @@ def evaluate(model, held, tests, device, out):
     ).cpu()
     for label, image in (("stills", sheet), ("clips", strip)) if out else ():
         array = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
-        Image.fromarray(array).save(out / f"ae_{label}.png")
+        Image.fromarray(array).save(out / f"ae_{label}.jpg", quality=92)
     return {k: round(float(v), 2) for k, v in rows.items()}
 
 
@@ -94,7 +103,7 @@ def main():
     p.add_argument("--photos", type=Path, nargs="+", required=True)
     p.add_argument("--tests", type=Path, help="folder of pictures to look at, never trained on")
     p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--seconds", type=float, default=480)
+    p.add_argument("--seconds", type=float, default=120)
     p.add_argument("--collages", type=int, default=500)
     p.add_argument("--start", type=Path, help="folder of an earlier run to go on from")
     p.add_argument("--lr", type=float, default=5e-4)
@@ -127,8 +136,7 @@ def main():
         )
     start = None
     if a.start:
-        start = TAEHV(TAEHVConfig.from_dict(json.loads((a.start / "vae.json").read_text())))
-        start.load_state_dict(load_file(a.start / "vae_fp16.safetensors"))
+        start = load_vae(a.start, device).requires_grad_(True)
     if start is None:
         before = evaluate(
             ae.linear_start(run.config, pictures, device).to(device).eval(),
@@ -147,11 +155,9 @@ def main():
         start,
     )
     a.out.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.half().contiguous() for k, v in model.state_dict().items()},
-        a.out / "vae_fp16.safetensors",
-    )
+    save_quantized(model.state_dict(), a.out / "vae.safetensors")
     (a.out / "vae.json").write_text(json.dumps(model.config.to_dict()))
+    model = load_vae(a.out, device)  # what is shipped is what is measured
     rows = evaluate(model, held.to(device), tests, device, a.out)
     (a.out / "ae_report.json").write_text(
         json.dumps({"rows": rows, "losses": losses, "seconds": a.seconds})

@@ -27,17 +27,8 @@ from recurvid.training import backbone as bb
 from recurvid.training.clip_pool import BUNDLED_CLIPS, ClipShape, encode_clips, make_pool
 from recurvid.training.pictures import load_photographs, stack
 from recurvid.training.sample import SampleRun, sample_video
-from recurvid.vae.taehv import TAEHV, TAEHVConfig
 
 PROMPTS = ("pan left", "pan right", "zoom in", "zoom out", "tilt up", "the camera tilts down")
-
-
-def load_vae(folder, device):
-    vae = TAEHV(TAEHVConfig.from_dict(json.loads((folder / "vae.json").read_text())))
-    vae.load_state_dict(
-        {k: v.float() for k, v in load_file(folder / "vae_fp16.safetensors").items()}
-    )
-    return vae.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def save_shards(state, out, limit=15 * 2**20):
@@ -72,7 +63,7 @@ def samples(model, vae, stills, device, file, order, steps=20):
             rows.append(video[:, [0, 12, 24, 36, 48, 60, 72]].permute(0, 2, 1, 3).flatten(2))
     sheet = torch.cat(rows, 1)
     array = ((sheet + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(array).save(file)
+    Image.fromarray(array).save(file, quality=88)
 
 
 def main():
@@ -109,7 +100,7 @@ def main():
             )
         )
     pictures = torch.cat([photos, photos, stack(made)]).to(device)
-    vae = load_vae(a.vae, device)
+    vae = tae.load_vae(a.vae, device)
     shapes = [replace(shape, count=round(shape.count * a.clips)) for shape in BUNDLED_CLIPS]
     if a.tiny:
         shapes = [ClipShape(4, 73, (64, 64)), ClipShape(3, 145, (32, 64))]
@@ -152,7 +143,7 @@ def main():
             ("forward", stills, "forward"),
             ("wide", wide, "inverted"),
         ):
-            samples(final, vae, pictures, device, a.out / f"{name}.png", order, steps)
+            samples(final, vae, pictures, device, a.out / f"{name}.jpg", order, steps)
 
     def at_step(step, loss, average):
         losses.append((step, round(loss, 4), round(time.monotonic() - began)))

@@ -3,6 +3,10 @@
 A tensor ``NAME`` of at least two dimensions is stored as int8 beside ``NAME.scale``, one float32
 per row (index of the first dimension); its value is ``int8 * scale``. Everything else that is
 floating point is stored as fp16. Symmetric round-to-nearest, absolute maximum of a row = 127.
+
+A few weights that tower over their row (the autoencoder's identity taps are a hundred times their
+neighbours) would cost the others all precision. They are taken out first: ``NAME.outliers`` holds
+their positions in the flattened tensor (int32), ``NAME.values`` their values (fp16).
 """
 
 from __future__ import annotations
@@ -17,7 +21,9 @@ from recurvid.checkpoints.checkpoint import Checkpoint, CheckpointView
 from recurvid.durable import atomic_path
 from recurvid.errors import CheckpointError
 
-SCALE = ".scale"
+SCALE, OUTLIERS, VALUES = ".scale", ".outliers", ".values"
+#: A weight is an outlier above this multiple of its row's root mean square (outliers left out).
+TOWERING = 6.0
 #: Smaller tensors are left in fp16: they weigh nothing and are often the sensitive ones.
 MIN_ELEMENTS = 4096
 
@@ -36,6 +42,16 @@ def quantize_rows(value: Tensor) -> tuple[Tensor, Tensor]:
     # A row of zeros keeps scale 0 and codes 0.
     codes = (rows / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round()
     return codes.clamp(-127, 127).to(torch.int8).reshape(value.shape), scale
+
+
+def towering(value: Tensor) -> Tensor:
+    """Flat positions, int64 ascending, of the weights that are stored beside the int8 ones."""
+    rows = value.detach().float().reshape(value.shape[0], -1)
+    found = torch.zeros_like(rows, dtype=torch.bool)
+    for _ in range(4):  # without the largest, the next ones show
+        rms = rows.masked_fill(found, 0).square().mean(dim=1, keepdim=True).sqrt()
+        found |= rows.abs() > TOWERING * rms
+    return found.flatten().nonzero()[:, 0]
 
 
 def save_quantized(
@@ -59,8 +75,7 @@ def save_quantized(
         if not value.isfinite().all():
             raise ValueError(f"{name} holds NaN or infinity")
         if value.ndim >= 2 and value.numel() >= MIN_ELEMENTS:
-            codes, scale = quantize_rows(value)
-            stored[name], stored[name + SCALE] = codes.cpu().contiguous(), scale.cpu()
+            stored.update(_stored(name, value))
         else:
             half = value.detach().to("cpu", torch.float16).contiguous()
             if not half.isfinite().all():
@@ -68,6 +83,19 @@ def save_quantized(
             stored[name] = half
     with atomic_path(path) as temporary:
         save_file(stored, str(temporary), metadata={"format": "pt", **(metadata or {})})
+
+
+def _stored(name: str, value: Tensor) -> dict[str, Tensor]:
+    """What stands in the file for one tensor."""
+    where = towering(value)
+    rest = value.detach().float().flatten().clone()
+    parts: dict[str, Tensor] = {}
+    if len(where):
+        parts[name + OUTLIERS] = where.to("cpu", torch.int32)
+        parts[name + VALUES] = rest[where].to("cpu", torch.float16)
+        rest[where] = 0
+    codes, scale = quantize_rows(rest.view(value.shape))
+    return {name: codes.cpu().contiguous(), name + SCALE: scale.cpu(), **parts}
 
 
 class _Dequantized(CheckpointView):
@@ -90,10 +118,15 @@ class _Dequantized(CheckpointView):
                     f"{inner.file_of(name)}: tensor {name + SCALE} is "
                     f"{list(inner.shape(name + SCALE))}, not [{rows}]"
                 )
+            if (name + OUTLIERS in names) != (name + VALUES in names):
+                raise CheckpointError(
+                    f"{inner.file_of(name)}: tensor {name} has {OUTLIERS} without {VALUES}, "
+                    f"or the other way round"
+                )
 
     def keys(self) -> tuple[str, ...]:
         """Names without the scales."""
-        hidden = {name + SCALE for name in self._quantized}
+        hidden = {name + end for name in self._quantized for end in (SCALE, OUTLIERS, VALUES)}
         names = self.inner.keys()
         return tuple(name for name in names if name not in hidden)
 
@@ -107,7 +140,16 @@ class _Dequantized(CheckpointView):
         if name not in self._quantized:
             return value
         scale = self.inner.tensor(name + SCALE).float()
-        return value.float() * scale.reshape(-1, *[1] * (value.ndim - 1))
+        full = value.float() * scale.reshape(-1, *[1] * (value.ndim - 1))
+        if name + OUTLIERS not in self.inner.keys():  # noqa: SIM118
+            return full
+        where, values = self.inner.tensor(name + OUTLIERS), self.inner.tensor(name + VALUES)
+        if where.shape != values.shape or not bool(((where >= 0) & (where < full.numel())).all()):
+            raise CheckpointError(
+                f"{self.inner.file_of(name)}: tensor {name + OUTLIERS} points outside of {name}"
+            )
+        full.view(-1)[where.long()] = values.float()
+        return full
 
 
 def dequantized(checkpoint: Checkpoint) -> Checkpoint:

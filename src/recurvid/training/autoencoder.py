@@ -1,8 +1,9 @@
 """Trains the bundled autoencoder (TAEHV's layout) on pictures under a moving camera.
 
 Lessons kept from earlier tries: plain L1 learns green-magenta last (its variance is smallest), so
-the loss weighs decorrelated colours; short crops let the colours of long clips slide, so the last
-phase trains on 33 frames (longer than the decoder's memory reaches back).
+the loss weighs decorrelated colours; short crops let the colours of long clips slide, so crops have
+25 frames (about as far as the decoder's memory reaches back); random weights stay under a linear
+code for many minutes, so the start is that code.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from recurvid.vae.taehv import TAEHV, MemBlock, TAEHVConfig
 log = logging.getLogger(__name__)
 
 BUNDLED = TAEHVConfig(
-    latent_channels=32,
+    latent_channels=48,
     encoder_width=96,
     decoder_widths=(128, 128, 96, 96),
     patch_size=8,
@@ -52,10 +53,10 @@ class Phase:
 class AutoencoderRun:
     """Everything that one run needs beside the pictures."""
 
-    seconds: float = 480.0
+    seconds: float = 120.0
     lr: float = 5e-4
-    phases: tuple[Phase, ...] = (Phase(0.6, 32, 9, 128), Phase(0.4, 9, 33, 128))
-    latent_noise: float = 0.02
+    phases: tuple[Phase, ...] = (Phase(1.0, 12, 25, 128),)
+    latent_noise: float = 0.006
     ema: float = 0.998
     compile: bool = True
     seed: int = 0

@@ -157,8 +157,9 @@ def train(
     steppers = optimizers(model, run)
     rates = [group["lr"] for o in steppers for group in o.param_groups]
     average = Average(model, run.ema)
-    began, step, losses = began or time.monotonic(), 0, list[Tensor]()
-    while (progress := (time.monotonic() - began) / run.seconds) < 1:
+    now, step, losses = time.monotonic(), 0, list[Tensor]()
+    length = (began or now) + run.seconds - now
+    while (progress := (time.monotonic() - now) / length) < 1:
         factor = _schedule(step, progress)
         for rate, group in zip(rates, (g for o in steppers for g in o.param_groups), strict=True):
             group["lr"] = rate * factor

@@ -49,7 +49,7 @@ def principal(rows: Tensor, count: int) -> Tensor:
     return vectors.flip(1)[:, :count].T.to(rows.dtype)
 
 
-def fit(clips: Tensor, dims: int, channels: int, spread: float = 0.25) -> LinearCode:
+def fit(clips: Tensor, dims: int, channels: int, spread: float = 0.12) -> LinearCode:
     """Fit the code on clips (b, 3, 4k+1, h, w) in -1..1.
 
     Args:
@@ -68,8 +68,8 @@ def fit(clips: Tensor, dims: int, channels: int, spread: float = 0.25) -> Linear
         values = joined @ pairs[-1].T
     basis = principal(values.reshape(-1, dims), channels)
     deviation = (values.reshape(-1, dims) @ basis.T).std(0)
-    # mostly whitened: coarse structure stays larger than detail, but not by orders of magnitude
-    scale = deviation.pow(-0.7)
+    # half-whitened: coarse structure stays larger than detail, but not by orders of magnitude
+    scale = deviation.pow(-0.5)
     scale = scale * spread / (deviation * scale).square().mean().sqrt()
     return LinearCode(
         mean, block, (pairs[0], pairs[1]), basis * scale[:, None], basis.T / scale[None, :]

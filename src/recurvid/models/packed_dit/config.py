@@ -162,12 +162,12 @@ class PackedDiTConfig:
 PRESETS: dict[str, PackedDiTConfig] = {
     "13b": PackedDiTConfig(),
     "bundled": PackedDiTConfig(
-        in_channels=32,
-        out_channels=32,
+        in_channels=48,
+        out_channels=48,
         num_attention_heads=5,
         attention_head_dim=64,
         num_layers=3,
-        num_single_layers=5,
+        num_single_layers=4,
         num_refiner_layers=1,
         text_embed_dim=128,
         pooled_projection_dim=128,
