@@ -74,12 +74,11 @@ def generate(
     folder = (session or _new_folder(picture)).expanduser().absolute()
     with says_how_to_resume(folder):
         journal = Journal.create(folder, request, local, picture, end_image)
-        announce(output, folder)
         run_session(output, journal, fresh=True)
 
 
 def announce(output: Output, folder: Path) -> None:
-    """Say where the session lives."""
+    """Say where a session lives, once it is clear that it can run."""
     if output.as_json:
         output.record({"event": "session", "folder": str(folder)})
     output.note(f"session: {folder}")
@@ -104,6 +103,7 @@ def run_session(
         if fresh:
             journal.discard()
         raise
+    announce(output, journal.folder)
     done = journal.finished_sections()
     finished = show(output, made.run(), done)
     if not output.as_json:

@@ -44,10 +44,11 @@ app.command()(selfcheck)
 app.add_typer(models, name="models")
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"recurvid {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

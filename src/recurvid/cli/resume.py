@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from recurvid.cli.generate import announce, run_session
+from recurvid.cli.generate import run_session
 from recurvid.cli.options import DeviceOption, DtypeOption, JsonOption, OutputOption, QuietOption
 from recurvid.cli.output import Output
 from recurvid.cli.stopping import says_how_to_resume
@@ -36,7 +36,6 @@ def resume(
     journal = Journal.open(folder.expanduser().absolute())
     with says_how_to_resume(journal.folder):
         _change_local(journal, out, overwrite=overwrite, device=device, dtype=dtype)
-        announce(output, journal.folder)
         done = finished_video(journal)
         if done is None:
             run_session(output, journal, force=force)

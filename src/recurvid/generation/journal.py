@@ -30,6 +30,7 @@ from typing import Any
 
 from recurvid import durable
 from recurvid.errors import RequestError, SessionError
+from recurvid.generation.lock import folder_lock
 from recurvid.generation.request import GenerationRequest
 
 _SEGMENT = re.compile(r"(\d{4,})\.(\d{6,})-(\d{6,})\.[a-z0-9]+")
@@ -92,11 +93,13 @@ class Journal:
             journal.sections_folder.mkdir(parents=True, exist_ok=True)
             journal.video_folder.mkdir(exist_ok=True)
             durable.sync_folder(folder.parent)
-            _copy(picture, folder / f"picture{_suffix(picture)}")
-            if end_picture is not None:
-                _copy(end_picture, folder / f"end_picture{_suffix(end_picture)}")
-            durable.write_json(folder / "local.json", asdict(local))
-            durable.write_json(folder / "request.json", request.to_json())
+            with folder_lock(folder):
+                refuse_used_folder(folder)  # again, now that nobody else can be starting in it
+                _copy(picture, folder / f"picture{_suffix(picture)}")
+                if end_picture is not None:
+                    _copy(end_picture, folder / f"end_picture{_suffix(end_picture)}")
+                durable.write_json(folder / "local.json", asdict(local))
+                durable.write_json(folder / "request.json", request.to_json())
         except OSError as error:
             raise SessionError(
                 f"cannot start a session in {folder}: {error.strerror or error}"

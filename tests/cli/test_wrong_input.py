@@ -1,0 +1,154 @@
+"""Wrong input of every kind: one line that names it, no stack trace, a documented exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.cli.command import run
+
+from recurvid import errors
+from recurvid.cli import main
+from recurvid.cli.exits import EXIT_CODES
+from recurvid.settings import settings
+
+Capsys = pytest.CaptureFixture[str]
+
+CASES: list[tuple[list[str], int, str]] = [
+    (["nonsense"], 2, "nonsense"),
+    (["generate"], 2, "IMAGE"),
+    (["generate", "nofile.png"], 2, "nofile.png"),
+    (["generate", "."], 2, "folder"),
+    (["generate", "text.png"], 2, "text.png"),
+    (["generate", "empty.png"], 2, "empty"),
+    (["generate", "photo.png", "--end-image", "nofile.png"], 2, "nofile.png"),
+    (["generate", "photo.png", "--bogus"], 2, "--bogus"),
+    (["generate", "photo.png", "--seconds", "abc"], 2, "--seconds"),
+    (["generate", "photo.png", "--seconds", "0"], 2, "seconds"),
+    (["generate", "photo.png", "--seconds", "nan"], 2, "seconds"),
+    (["generate", "photo.png", "--seconds", "1e9"], 2, "seconds"),
+    (["generate", "photo.png", "--seed", "-1"], 2, "seed"),
+    (["generate", "photo.png", "--seed", "1.5"], 2, "--seed"),
+    (["generate", "photo.png", "--steps", "0"], 2, "steps"),
+    (["generate", "photo.png", "--size", "63x64"], 2, "63x64"),
+    (["generate", "photo.png", "--size", "huge"], 2, "size"),
+    (["generate", "photo.png", "--fps", "0"], 2, "fps"),
+    (["generate", "photo.png", "--crf", "99"], 2, "crf"),
+    (["generate", "photo.png", "--solver", "magic"], 2, "magic"),
+    (["generate", "photo.png", "--order", "sideways"], 2, "sideways"),
+    (["generate", "photo.png", "--order", "forward"], 2, "forward"),
+    (["generate", "photo.png", "--schedule", "f1k1_x_g9q"], 2, "character 10"),
+    (["generate", "photo.png", "--guidance-scale", "5"], 2, "guidance_scale"),
+    (["generate", "photo.png", "--prompt", "x" * 20_000], 2, "prompt"),
+    (["generate", "photo.png", "--like", "nofile.mp4"], 2, "nofile.mp4"),
+    (["generate", "photo.png", "--like", "photo.png"], 2, "photo.png"),
+    (["generate", "photo.png", "--out", "no/folder/a.mp4"], 3, "no such folder"),
+    (["generate", "photo.png", "--out", "a.avi"], 3, ".avi"),
+    (["generate", "photo.png", "--out", "a"], 3, "ending"),
+    (["generate", "photo.png", "--out", "there.mp4"], 3, "exists already"),
+    (["generate", "photo.png", "--out", "."], 3, "ending"),
+    (["generate", "photo.png", "--model", "nope"], 2, "nope"),
+    (["generate", "photo.png", "--model", "framepack"], 4, "recurvid models get framepack"),
+    (["generate", "photo.png", "--device", "cuda:99"], 5, "cuda"),
+    (["generate", "photo.png", "--device", "abacus"], 5, "abacus"),
+    (["generate", "photo.png", "--dtype", "int3"], 5, "int3"),
+    (["generate", "photo.png", "--session", "."], 6, "not empty"),
+    (["generate", "photo.png", "--session", "photo.png"], 6, "is a file"),
+    (["resume"], 2, "DIR"),
+    (["resume", "nowhere"], 6, "nowhere"),
+    (["resume", "."], 6, "request.json"),
+    (["info", "f1k1_q"], 2, "character"),
+    (["info", "nofile.mp4"], 2, "nofile.mp4"),
+    (["info", "text.png"], 2, "text.png"),
+    (["info", "--seconds", "-1"], 2, "seconds"),
+    (["info", "--model", "nope"], 2, "nope"),
+]
+
+
+@pytest.fixture
+def ready(work: Path) -> Path:
+    (work / "text.png").write_text("not a picture")
+    (work / "empty.png").touch()
+    (work / "there.mp4").write_text("precious")
+    return work
+
+
+def arguments_of(case: list[str], model: str) -> list[str]:
+    small = case[:1] == ["generate"] and "--model" not in case
+    size = [] if "--size" in case else ["--size", "64x48"]
+    return [*case, *(["--model", model, *size] if small else [])]
+
+
+@pytest.mark.parametrize(("case", "code", "word"), CASES, ids=lambda value: str(value)[:60])
+def test_one_line_and_a_documented_code(
+    capsys: Capsys, ready: Path, small_model: str, case: list[str], code: int, word: str
+) -> None:
+    before = sorted(ready.rglob("*"))
+    ran = run(capsys, *arguments_of(case, small_model))
+    assert ran.code == code, ran.err
+    assert code in EXIT_CODES
+    assert word in ran.err
+    lines = ran.err.strip().splitlines()
+    pointer = 2 if "f1k1_q" in case else 0  # a schedule is shown with a caret under it
+    assert len(lines) == 1 + pointer
+    assert lines[-1].startswith("recurvid: ")
+    assert "Traceback" not in ran.err
+    assert sorted(ready.rglob("*")) == before
+    assert (ready / "there.mp4").read_text() == "precious"
+    sessions = settings().sessions
+    assert not sessions.exists() or not list(sessions.iterdir())
+
+
+@pytest.mark.parametrize(("case", "code", "word"), CASES[::4], ids=lambda value: str(value)[:60])
+def test_the_same_for_machines(
+    capsys: Capsys, ready: Path, small_model: str, case: list[str], code: int, word: str
+) -> None:
+    ran = run(capsys, *arguments_of(case, small_model), "--json")
+    assert ran.code == code
+    assert ran.err == ""
+    (record,) = [json.loads(line) for line in ran.out.splitlines()]
+    assert record["event"] == "error"
+    assert record["exit_code"] == code
+    assert word in record["message"]
+
+
+def test_every_error_has_a_documented_exit_code(capsys: Capsys) -> None:
+    kinds = [value for value in vars(errors).values() if isinstance(value, type)]
+    assert len(kinds) >= 10
+    for kind in kinds:
+        assert kind.exit_code in EXIT_CODES
+    ran = run(capsys, "--help")
+    assert ran.code == 0
+    for code, meaning in EXIT_CODES.items():
+        assert f"{code}: {meaning}" in " ".join(ran.out.split())
+
+
+def test_what_nobody_foresaw_is_one_line_too(
+    capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oh\nno")
+
+    monkeypatch.setattr(main, "app", broken)
+    ran = run(capsys, "doctor")
+    assert (ran.code, ran.err) == (1, "recurvid: unexpected ZeroDivisionError: oh no\n")
+
+
+def test_the_trace_is_shown_on_request(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECURVID_DEBUG", "1")
+    settings.cache_clear()
+    ran = run(capsys, "resume", "nowhere")
+    assert ran.code == 6
+    assert "Traceback" in ran.err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), type("OutOfMemoryError", (RuntimeError,), {})()])
+def test_out_of_memory(capsys: Capsys, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(main, "app", broken)
+    ran = run(capsys, "doctor")
+    assert ran.code == 8
+    assert "--size" in ran.err
