@@ -85,8 +85,8 @@ def _row(section: Section, known: set[int], length: int, per_column: int) -> Tex
 def _state(section: Section, known: set[int], frames: range) -> str:
     here = set(frames)
     for name, positions in (
-        ("made now", set(section.frames)),
         ("seen as anchor", set(section.anchors) & known),
+        ("made now", set(section.frames)),
         ("seen as history", set(section.history) & known),
         ("made before", known),
     ):
