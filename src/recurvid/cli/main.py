@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -20,11 +21,13 @@ from recurvid.cli.output import Output
 from recurvid.cli.resume import resume
 from recurvid.cli.selfcheck import selfcheck
 from recurvid.cli.stopping import Stopped
-from recurvid.errors import RecurVidError
+from recurvid.errors import OutputError, RecurVidError
 from recurvid.settings import settings
 
 # typer bundles click since 0.20 or so; the class is reached through what typer itself exports.
 _UsageError = cast(type[Exception], typer.BadParameter.__mro__[2])
+
+_DISK_FULL = OutputError.exit_code
 
 app = typer.Typer(
     name="recurvid",
@@ -100,6 +103,8 @@ def _unforeseen(error: Exception) -> tuple[int, str]:
     text = " ".join(str(error).split())[:300]
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return exits.OUT_OF_MEMORY, f"out of memory; try a smaller --size ({text})"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _DISK_FULL, f"the disk is full ({error.filename or text}); make room and resume"
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return exits.UNEXPECTED, f"{where}{error.strerror}"

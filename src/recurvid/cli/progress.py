@@ -68,9 +68,9 @@ def _as_bars(
         TextColumn("{task.fields[left]}"),
         console=output.notes,
         transient=True,
-        disable=output.quiet,
+        disable=output.quiet or not output.notes.is_terminal,
     )
-    shown = _Shown(bars, output, finished_sections)
+    shown = _Shown(bars, finished_sections)
     last: events.Event | None = None
     with bars:
         for last in run:
@@ -82,8 +82,8 @@ def _as_bars(
 class _Shown:
     """The state of the bar: how far, and how long one step takes."""
 
-    def __init__(self, bars: Progress, output: Output, finished_sections: int):
-        self._bars, self._output = bars, output
+    def __init__(self, bars: Progress, finished_sections: int):
+        self._bars = bars
         self._done = finished_sections
         self._sections = 1
         self._task: TaskID = bars.add_task("starting", total=None, what="", left="")
@@ -94,7 +94,7 @@ class _Shown:
         match event:
             case events.Planned():
                 self._sections = event.sections
-                self._output.note(plan_line(event))
+                self._say(plan_line(event))
                 self._bars.update(self._task, total=float(event.sections))
                 self._bars.update(self._task, completed=float(self._done))
             case events.Progress(phase="denoise"):
@@ -110,9 +110,13 @@ class _Shown:
 
     def _tell(self, event: events.SectionDone) -> None:
         if not self._bars.console.is_terminal:  # where no bar is seen
-            self._output.note(f"section {event.section + 1} of {event.sections} is done")
+            self._say(f"section {event.section + 1} of {event.sections} is done")
         if event.section == 0 and event.sections > 1:
-            self._output.note(f"the video so far: {event.video}")
+            self._say(f"the video so far: {event.video}")
+
+    def _say(self, text: str) -> None:
+        # Through the bar's own console, which moves the bar out of the way.
+        self._bars.console.print(text, markup=False)
 
     def _step(self, event: events.Progress) -> None:
         section = event.section or 0

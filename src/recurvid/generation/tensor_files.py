@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from recurvid import durable
@@ -81,10 +81,9 @@ def _unflat(name: str, tensors: dict[str, Tensor]) -> Conditioning:
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    with durable.atomic_path(path) as beside:
-        save_file(
-            {name: value.cpu().contiguous().clone() for name, value in tensors.items()}, beside
-        )
+    # Serialised first: safetensors' own writer turns a full disk into an error without a number.
+    plain = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
+    durable.write_bytes(path, save(plain))
 
 
 def _load(path: Path) -> dict[str, Tensor]:
