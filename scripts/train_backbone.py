@@ -83,6 +83,7 @@ def main():
     p.add_argument("--batch", type=int, default=48)
     p.add_argument("--lr", type=float, default=1e-3)
     p.add_argument("--muon-lr", type=float, default=1.5e-3)
+    p.add_argument("--no-compile", action="store_true")
     p.add_argument("--tiny", action="store_true")
     a = p.parse_args()
     began = time.monotonic()
@@ -124,7 +125,7 @@ def main():
         batch=2 if a.tiny else a.batch,
         lr=a.lr,
         muon_lr=a.muon_lr,
-        compile=not a.tiny,
+        compile=not (a.tiny or a.no_compile),
     )
     wide = [tae.fitted(h, 64, 128) if a.tiny else tae.fitted(h, 128, 288) for h in held[5:8]]
     losses, state = [], {"half": False}
@@ -134,9 +135,13 @@ def main():
         stills.append(s if not a.tiny else s[:, ::3, ::3])
     final = bb.Trained(PackedDiT(config), SmallTextEncoder()).to(device).eval()
 
-    def look(average):
+    def save(average):
         average.copy_to(final)
         save_shards(final.state_dict(), a.out)
+        report = {"losses": losses, "seconds": a.seconds, "config": config.to_dict()}
+        (a.out / "dit_report.json").write_text(json.dumps(report))
+
+    def look():
         steps = 4 if a.tiny else 20
         for name, pictures, order in (
             ("inverted", stills, "inverted"),
@@ -149,13 +154,11 @@ def main():
         losses.append((step, round(loss, 4), round(time.monotonic() - began)))
         if not state["half"] and time.monotonic() - began > 0.5 * a.seconds:
             state["half"] = True
-            look(average)
+            save(average)
 
     average = bb.train(model, pools, run, at_step, began)
-    look(average)
-    (a.out / "dit_report.json").write_text(
-        json.dumps({"losses": losses, "seconds": a.seconds, "config": config.to_dict()})
-    )
+    save(average)
+    look()
     for s, value, t in losses[:: max(1, len(losses) // 25)]:
         print(f"step {s} loss {value} at {t} s")
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0

@@ -82,7 +82,7 @@ def fresh(config: TAEHVConfig) -> TAEHV:
 def linear_start(config: TAEHVConfig, pictures: Tensor, device: torch.device) -> TAEHV:
     """A fresh model that already is the best linear code of the pictures."""
     model, rng = fresh(config), np.random.default_rng(1)
-    clips = [draw_clips(pictures, rng, Phase(0, 16, 9, 64), device).cpu() for _ in range(12)]
+    clips = [draw_clips(pictures, rng, Phase(0.0, 16, 9, 64), device).cpu() for _ in range(16)]
     install(model, fit(torch.cat(clips), config.encoder_width // 2, config.latent_channels))
     return model
 
@@ -212,7 +212,7 @@ def with_statistics(
     """The same weights with per-channel latent mean and deviation in the config."""
     plain = TAEHV(replace(model.config, latent_mean=(), latent_std=())).to(device)
     plain.load_state_dict(model.state_dict())
-    phase = Phase(0, 8, 33, 128)
+    phase = Phase(0.0, 8, 33, 128)
     z = torch.cat([plain.encode(draw_clips(pictures, rng, phase, device)) for _ in range(8)])
     spread = float(z.std((0, 2, 3, 4)).square().mean().sqrt())
     config = replace(

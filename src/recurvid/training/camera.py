@@ -94,8 +94,8 @@ def _centred(side: int, supersample: int) -> Tensor:
 class MoveRange:
     """How fast cameras move: (slowest, fastest)."""
 
-    pan: tuple[float, float] = (0.35, 1.1)  # output pixels a frame
-    zoom: tuple[float, float] = (0.0025, 0.006)  # log magnification a frame
+    pan: tuple[float, float] = (0.3, 0.8)  # output pixels a frame
+    zoom: tuple[float, float] = (0.002, 0.0045)  # log magnification a frame
     still_share: float = 0.05
 
 

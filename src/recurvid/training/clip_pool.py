@@ -23,15 +23,13 @@ class ClipShape:
 
 
 BUNDLED_CLIPS = (
-    ClipShape(1300, 73, (192, 192)),
-    ClipShape(450, 145, (192, 192)),
-    ClipShape(500, 73, (128, 288)),
-    ClipShape(150, 145, (128, 288)),
-    ClipShape(350, 73, (160, 224)),
-    ClipShape(300, 73, (224, 160)),
-    ClipShape(250, 73, (288, 128)),
+    ClipShape(1500, 73, (192, 192)),
+    ClipShape(300, 145, (192, 192)),
+    ClipShape(600, 73, (128, 288)),
+    ClipShape(350, 73, (288, 128)),
 )
-"""Every bucket of base 192, the square one most of all; two lengths: two and four sections."""
+"""Buckets of base 192, the square one most of all; two lengths: two and four sections. The two
+oblong ones have the same number of tokens, so that the blocks are compiled for two shapes only."""
 
 
 @dataclass

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from recurvid.vae.taehv import TAEHV, MemBlock, TGrow, TPool
 
-_BRANCH = 0.05  # how large residual branches and free channels begin
+_BRANCH = 0.01  # how large residual branches and free channels begin
 
 
 @dataclass(frozen=True)

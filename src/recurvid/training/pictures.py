@@ -69,7 +69,7 @@ def collage(photographs: list[Pixels], seed: int) -> Pixels:
     for _ in range(int(rng.integers(15, 90))):
         radius = size * float(rng.pareto(2.0) + 0.2)
         layer = Image.fromarray(_fill(photographs, rng))
-        canvas.paste(layer, (0, 0), _shape(rng, min(radius, 220)))
+        canvas.paste(layer, (0, 0), _shape(rng, min(radius, 220.0)))
     return np.asarray(canvas)
 
 

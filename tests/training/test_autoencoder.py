@@ -1,0 +1,89 @@
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from recurvid.training import autoencoder as ae
+from recurvid.training.linear_start import fit, install
+from recurvid.training.pictures import collage, stack
+from recurvid.vae.taehv import TAEHV, TAEHVConfig
+
+SMALL = TAEHVConfig(
+    latent_channels=12, encoder_width=24, decoder_widths=(24, 24, 24, 24), patch_size=8,
+    encoder_space_strides=(1, 1, 1), decoder_space_scales=(1, 1, 1),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pictures() -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    soft = [np.kron(rng.integers(0, 255, (9, 18, 3)), np.ones((40, 40, 1))) for _ in range(2)]
+    return stack([collage([p.astype(np.uint8) for p in soft], seed) for seed in range(3)])
+
+
+@pytest.fixture(scope="module")
+def clips(pictures: torch.Tensor) -> torch.Tensor:
+    phase = ae.Phase(1.0, 8, 9, 64)
+    return ae.draw_clips(pictures, np.random.default_rng(3), phase, torch.device("cpu"))
+
+
+def error(model: TAEHV, clips: torch.Tensor) -> float:
+    with torch.no_grad():
+        return float((model.decode(model.encode(clips)) - clips).square().mean())
+
+
+def test_the_linear_start_is_the_principal_component_code(clips: torch.Tensor) -> None:
+    """On stills, where all frames are equal, it must be as good as numpy's own components."""
+    stills = clips[:, :, :1]
+    blocks = stills[:, :, 0].unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5)
+    rows = blocks.reshape(-1, 192).numpy()
+    centred = rows - rows.mean(0)
+    _, values, _ = np.linalg.svd(centred, full_matrices=False)
+    best = float((values[12:] ** 2).sum() / rows.size)
+    model = ae.fresh(SMALL)
+    code = fit(stills, 12, 12)
+    install(model, code)
+    for name, p in model.named_parameters():  # leave the linear part alone
+        if ".conv.4." in name:
+            torch.nn.init.zeros_(p)
+    # the soft clamp of the decoder bends the largest latents a little
+    assert best <= error(model, stills) <= best * 1.3 + 1e-4
+
+
+def test_it_begins_far_ahead_of_random_weights(clips: torch.Tensor) -> None:
+    started = ae.fresh(SMALL)
+    install(started, fit(clips, 12, 12))
+    assert error(started, clips) < 0.2 * error(ae.fresh(SMALL), clips)
+
+
+def test_training_lowers_the_error(pictures: torch.Tensor, clips: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    run = ae.AutoencoderRun(
+        seconds=8.0, compile=False, phases=(ae.Phase(1.0, 4, 9, 48),), config=SMALL, ema=0.9
+    )
+    start = ae.linear_start(SMALL, pictures, torch.device("cpu"))
+    before = error(start, clips)
+    began = time.monotonic()
+    model = ae.train(pictures, run, torch.device("cpu"), start=start)
+    assert time.monotonic() - began < 60
+    assert error(model, clips) < before
+    z = model.encode(clips)
+    assert float(z.square().mean().sqrt()) == pytest.approx(1, abs=0.4)
+
+
+def test_decoding_in_pieces_is_decoding_at_once(clips: torch.Tensor) -> None:
+    model = ae.fresh(SMALL).eval()
+    with torch.no_grad():
+        z = model.encode(clips)
+        whole = model.decode(z)
+        first, memory = model.decode_piece(z[:, :, :2], {})
+        rest, _ = model.decode_piece(z[:, :, 2:], memory)
+    assert torch.allclose(torch.cat([first, rest], 2)[:, :, 3:], whole, atol=1e-5)
+
+
+def test_a_picture_alone_is_latent_zero_of_its_clip(clips: torch.Tensor) -> None:
+    model = ae.fresh(SMALL).eval()
+    with torch.no_grad():
+        alone, together = model.encode(clips[:, :, :1]), model.encode(clips)
+    assert torch.allclose(alone, together[:, :, :1], atol=1e-5)
