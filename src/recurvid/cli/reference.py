@@ -23,7 +23,7 @@ from recurvid.video.reader import read_frames
 
 PICTURE = "example.jpg"
 FILE = "selfcheck.json"
-REQUEST = GenerationRequest(prompt="pan left", seconds=4, seed=31337, size="128", steps=8)
+REQUEST = GenerationRequest(prompt="pan left", seconds=4.0, seed=31337, size="128", steps=8)
 SHOWN = (0, 12, 24, 36, 47)
 # Measured between fp32 runs; half a grey level of the codec alone is 50 dB.
 THRESHOLD = 30.0
