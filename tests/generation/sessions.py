@@ -35,12 +35,13 @@ def start(root: Path, *, end: bool = False, **asked: Any) -> Journal:
         "steps": 2,
         "solver": "euler",
     }
-    local = {k: asked.pop(k) for k in ("output", "overwrite", "metadata") if k in asked}
+    local: dict[str, Any] = {"output": str(root / "out.mp4")}
+    local |= {k: asked.pop(k) for k in ("output", "overwrite", "metadata") if k in asked}
     request = GenerationRequest(**(values | asked))
     return Journal.create(
         root / "session",
         request,
-        Local(**{"output": str(root / "out.mp4"), **local}),
+        Local(**local),
         write_picture(root / "picture.png"),
         write_picture(root / "end.png", 1) if end else None,
     )

@@ -59,7 +59,7 @@ def test_the_result_is_a_playable_video_of_the_asked_length(tmp_path: Path) -> N
 @pytest.mark.parametrize("crossfade", [False, True])
 @pytest.mark.parametrize("order", [{}, F1])
 def test_the_video_holds_what_one_decode_of_all_latents_gives(
-    tmp_path: Path, order: dict[str, str], crossfade: bool
+    tmp_path: Path, order: dict[str, Any], crossfade: bool
 ) -> None:
     journal = start(tmp_path, whole_sections=True, crf=1, crossfade=crossfade, **order)
     run(journal)
@@ -146,6 +146,7 @@ def test_stopped_at_any_event_it_continues_to_the_same_bits(
     expected = contents(tmp_path / "whole")
     calls_of_all = CountingDiT.calls
     sections = len(list((tmp_path / "whole/session/sections").iterdir()))
+    stop = 0
     for stop in itertools.count(1, 1 if asked == {"seconds": 4.0, "steps": 1} else 3):
         root = tmp_path / str(stop)
         journal = start(root, **asked)
@@ -188,7 +189,8 @@ def test_lost_segments_are_decoded_again(tmp_path: Path) -> None:
 
 def test_noise_depends_on_seed_and_section(tmp_path: Path) -> None:
     latents = []
-    for number, asked in enumerate([{"seed": 1}, {"seed": 2}, {"seed": 1, "noise": "sequential"}]):
+    wishes: list[dict[str, Any]] = [{"seed": 1}, {"seed": 2}, {"seed": 1, "noise": "sequential"}]
+    for number, asked in enumerate(wishes):
         journal = start(tmp_path / str(number), **asked)
         run(journal)
         latents.append(load_latents(journal.section_path(0)).data)
