@@ -65,8 +65,7 @@ def evaluate(model, held, tests, device, out):
         y = one(model, s, device)
         rows[name] = psnr(s.to(device), y)
         tiles.append(torch.cat([s, y.cpu()], 1))
-    for s in stills[:8]:
-        tiles.append(torch.cat([s, one(model, s, device).cpu()], 1))
+    tiles += [torch.cat([s, one(model, s, device).cpu()], 1) for s in stills[:8]]
     sheet = torch.cat(tiles, 2)
     strip = torch.cat(
         [

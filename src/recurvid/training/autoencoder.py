@@ -112,17 +112,17 @@ def draw_clips(
 ) -> Tensor:
     """Clips for the autoencoder: faster moves, more stills, mixed-up colours."""
     speeds = MoveRange(pan=(0.2, 3.0), zoom=(0.002, 0.015), still_share=0.2)
+    size = (phase.size, phase.size)
     path, _, _ = draw_paths(
-        phase.batch, rng, pictures=len(pictures), frames=phase.frames, size=(phase.size, phase.size),
-        speeds=speeds,
-    )  # fmt: skip
+        phase.batch, rng, pictures=len(pictures), frames=phase.frames, size=size, speeds=speeds
+    )
     # small crops of a large picture: as sharp as a photograph scaled down to 192 pixels
     scale = torch.from_numpy(rng.uniform(0.7, 2.2, phase.batch).astype(np.float32))
     reach = (phase.size / 2 + 8) * scale
     spot = torch.from_numpy(rng.random((phase.batch, 2)).astype(np.float32))
     extent = torch.tensor([720.0, 360.0]) - 2 * reach[:, None]
     path = replace(path, scale=scale, centre=reach[:, None] + spot * extent.clamp(min=0))
-    x = render(pictures, path.to(device), phase.frames, (phase.size, phase.size))
+    x = render(pictures, path.to(device), phase.frames, size)
     mixed = torch.from_numpy(rng.random(phase.batch) < 0.2).to(device)
     order = torch.from_numpy(rng.permutation(3)).to(device)
     return torch.where(mixed.view(-1, 1, 1, 1, 1), x[:, order], x)
@@ -142,7 +142,7 @@ def train(
     torch.manual_seed(run.seed)
     rng = np.random.default_rng(run.seed)
     model = start or linear_start(run.config, pictures, device)
-    model = model.to(device).to(memory_format=torch.channels_last)
+    model = model.to(device, memory_format=torch.channels_last)  # pyright: ignore
     average = Average(model, run.ema)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=run.lr, betas=(0.9, 0.99), weight_decay=1e-4

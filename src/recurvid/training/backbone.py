@@ -130,9 +130,11 @@ def optimizers(model: Trained, run: BackboneRun) -> list[torch.optim.Optimizer]:
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(matrices, lr=run.muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(
+            matrices, lr=run.muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        ),
         torch.optim.AdamW(others, lr=run.lr, betas=(0.9, 0.98), weight_decay=0.01),
-    ]  # fmt: skip
+    ]
 
 
 def train(

@@ -18,7 +18,8 @@ class Average:
         """Move the averages towards the model's parameters."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         params: list[Tensor] = [p.detach() for p in model.parameters()]
-        torch._foreach_lerp_(self.values, params, weight)  # pyright: ignore[reportPrivateUsage]
+        for value, p in zip(self.values, params, strict=True):
+            value.lerp_(p.float(), weight)
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
