@@ -392,7 +392,8 @@ def check(environment: Environment, rest: Sequence[str]) -> int:
     failed = []
     for name, *arguments in commands:
         say(" ".join((name, *arguments)))
-        if subprocess.run([str(tools / name), *arguments], cwd=environment.root).returncode != 0:
+        tool = tools / (f"{name}.exe" if os.name == "nt" else name)
+        if subprocess.run([str(tool), *arguments], cwd=environment.root).returncode != 0:
             failed.append(name)
     if failed:
         say("failed: " + ", ".join(failed))

@@ -441,7 +441,7 @@ def test_check_runs_every_tool_and_fails_if_one_does(monkeypatch: pytest.MonkeyP
     seen: list[str] = []
 
     def start(command: list[str], **named: object) -> subprocess.CompletedProcess[str]:
-        seen.append(Path(command[0]).name)
+        seen.append(Path(command[0]).stem)
         return subprocess.CompletedProcess(command, int("pyright" in command[0]))
 
     monkeypatch.setattr(run, "set_up", lambda *a, **k: None)
