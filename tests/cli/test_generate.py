@@ -188,6 +188,15 @@ def test_a_finished_session_can_be_written_elsewhere(
     assert (work / "photo.mp4").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="file names are text there")
+def test_a_picture_whose_name_is_no_text(capsys: Capsys, work: Path, quick: list[str]) -> None:
+    (work / "photo.png").rename(work / "caf\udce9 [x]%d.png")
+    ran = run(capsys, "generate", "caf\udce9 [x]%d.png", *quick)
+    assert ran.code == 0, ran.err
+    assert ran.out.strip() == str(work / "caf_ [x]%d.mp4")
+    assert probe(work / "caf_ [x]%d.mp4").frames == 48
+
+
 def test_in_words() -> None:
     assert [in_words(s) for s in (0.0, 59.4, 61.0, 3599.0, 3600.0, 7500.0)] == [
         "0 s",

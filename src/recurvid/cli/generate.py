@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from recurvid.cli.options import (
 )
 from recurvid.cli.output import Output
 from recurvid.cli.stopping import says_how_to_resume
-from recurvid.errors import InputError, RecurVidError
+from recurvid.errors import InputError, OutputError, RecurVidError, SessionError
 from recurvid.generation.defaults import resolved, spec_of, unresolved, video_size
 from recurvid.generation.journal import Journal, Local
 from recurvid.generation.request import GenerationRequest
@@ -72,6 +73,8 @@ def generate(
         model=model,
     )
     folder = (session or _new_folder(picture)).expanduser().absolute()
+    if str(folder) != _as_text(str(folder)):
+        raise SessionError(f"session folder {str(folder)!r}: is not valid text; choose another")
     with says_how_to_resume(folder):
         journal = Journal.create(folder, request, local, picture, end_image)
         run_session(output, journal, fresh=True)
@@ -169,15 +172,24 @@ def _check_early(
     height, width = video_size(filled.size, (pixels.shape[0], pixels.shape[1]))
     video = VideoSettings(exact_fps(filled.fps), crf=filled.crf)
     place = out or _free_name(picture)
+    if place != _as_text(place):
+        raise OutputError(f"output {place!r}: is not valid text; choose another name")
     return str(check_output(place, video, height, width, overwrite=overwrite).path)
 
 
 def _free_name(picture: Path) -> str:
-    stem = picture.stem or "video"
+    stem = _as_text(picture.stem) or "video"
     numbered = (Path(f"{stem}-{number}.mp4") for number in range(2, 10_000))
     plain = Path(f"{stem}.mp4")
     return str(plain if not plain.exists() else next(p for p in numbered if not p.exists()))
 
 
 def _new_folder(picture: Path) -> Path:
-    return settings().sessions / f"{picture.stem[:40] or 'session'}-{secrets.token_hex(4)}"
+    name = re.sub(r"[^\w-]+", "-", _as_text(picture.stem))[:40].strip("-") or "session"
+    return settings().sessions / f"{name}-{secrets.token_hex(4)}"
+
+
+def _as_text(name: str) -> str:
+    """A file name with what is no text in it (bytes of an old encoding) replaced."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text.replace("\N{REPLACEMENT CHARACTER}", "_")

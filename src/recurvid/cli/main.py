@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -65,6 +66,9 @@ def root(
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with a documented exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a picture's name may be no text at all
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(_exit_code(given))
 

@@ -34,7 +34,8 @@ class Output:
 
     def record(self, values: Mapping[str, Any]) -> None:
         """One JSON object on one line of stdout, flushed at once."""
-        sys.stdout.write(json.dumps(dict(values), ensure_ascii=False) + "\n")
+        # ASCII, because a pipe on Windows may speak any old code page.
+        sys.stdout.write(json.dumps(dict(values)) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str) -> None:

@@ -185,8 +185,10 @@ class GenerationSession:
         )
 
     def _recorder(self) -> SegmentRecorder:
-        finished = [segment.frames for segment in self.journal.segments()]
         codec, plan = self.components.codec, self.plan.sections
+        finished = [segment.frames for segment in self.journal.segments()]
+        trimmed = range(self.plan.frames, codec.geometry.frames(plan.latent_frames))
+        finished += [trimmed] if trimmed else []  # nobody sees it, so it is never decoded
         if self.plan.request.crossfade:
             targets = [section.target for section in plan.sections]
             stream = CrossFadeStream(codec, targets, finished)
