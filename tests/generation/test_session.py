@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from recurvid.events import Event, Finished, Planned, Progress, SectionDone
 from recurvid.generation import session as session_module
 from recurvid.generation.request import GenerationRequest
 from recurvid.generation.tensor_files import load_latents
+from recurvid.latents import LatentGeometry
+from recurvid.vae.taehv_codec import DecoderRun
 from recurvid.video.metadata import read_metadata
 from recurvid.video.reader import probe, read_frames
 
@@ -375,3 +378,27 @@ def test_leftovers_of_killed_writers_are_swept(tmp_path: Path) -> None:
     run(journal)
     assert not list(journal.folder.rglob(".recurvid*"))
     assert durable.sweep(journal.folder) == []
+
+
+@pytest.mark.parametrize("seconds", [3.0, 5.0, 6.0, 8.0, 9.0, 20.0])
+@pytest.mark.parametrize("order", [{}, F1], ids=str)
+def test_a_latent_is_decoded_at_most_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, order: dict[str, str]
+) -> None:
+    decoded: list[torch.Tensor] = []
+    step = DecoderRun.step
+
+    def counted(self: DecoderRun, latent: torch.Tensor) -> torch.Tensor | None:
+        decoded.append(latent)
+        return step(self, latent)
+
+    monkeypatch.setattr(DecoderRun, "step", counted)
+    journal = start(tmp_path, seconds=seconds, steps=1, **order)
+    events = run(journal)
+    assert all(e.frames > 0 for e in events if isinstance(e, SectionDone))
+    times = Counter(latent.numpy().tobytes() for latent in decoded)
+    frames = LatentGeometry().latent_frames(round(seconds * 12))
+    assert len(times) >= frames
+    assert max(times.values()) <= 2
+    if order:  # forward in time a causal decoder never looks back
+        assert max(times.values()) == 1
