@@ -383,7 +383,7 @@ def test_leftovers_of_killed_writers_are_swept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seconds", [3.0, 5.0, 6.0, 8.0, 9.0, 20.0])
 @pytest.mark.parametrize("order", [{}, F1], ids=str)
 def test_a_latent_is_decoded_at_most_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, order: dict[str, str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, order: dict[str, Any]
 ) -> None:
     decoded: list[torch.Tensor] = []
     step = DecoderRun.step
