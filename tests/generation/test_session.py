@@ -101,8 +101,27 @@ def test_every_frame_is_encoded_once(tmp_path: Path) -> None:
     journal = start(tmp_path, seconds=12.0)
     run(journal)
     frames = [frame for segment in journal.segments() for frame in segment.frames]
-    assert frames == list(range(144))
-    assert len(journal.segments()) == 4
+    assert frames == list(range(144))  # of 145 that 4 sections make
+    assert probe(tmp_path / "out.mp4").frames == 144
+
+
+def test_the_first_section_is_shown_even_if_all_it_finishes_is_trimmed(tmp_path: Path) -> None:
+    journal = start(tmp_path, seconds=4.0)  # 48 of 73 frames
+    events = opened(journal).run()
+    first = next(e for e in events if isinstance(e, SectionDone))
+    assert (first.frames, probe(first.video).frames) == (4, 4)
+    assert [segment.frames for segment in journal.segments()] == [range(69, 73)]
+    last = [e for e in events if isinstance(e, SectionDone)][-1]
+    assert (last.frames, probe(last.video).frames) == (48, 48)
+
+
+def test_before_any_frame_is_final_the_video_so_far_is_the_picture(tmp_path: Path) -> None:
+    journal = start(tmp_path, schedule="f1k1_x_g4_f1k1f2k2f16k4_td", seconds=4.0)
+    counts = [(e.frames, probe(e.video).frames) for e in opened(journal).run()
+              if isinstance(e, SectionDone)]  # fmt: skip
+    assert counts[0] == (1, 1)
+    assert all(said == there for said, there in counts)
+    assert counts[-1] == (48, 48)
 
 
 def test_a_finished_session_is_not_touched(tmp_path: Path) -> None:

@@ -96,7 +96,9 @@ def _session(output: Output, folder: Path) -> None:
     done = journal.finished_sections()
     planned = journal.read_json("plan.json") if journal.has("plan.json") else None
     sections = None if planned is None else len(planned["sections"])
-    frames = sum(len(segment.frames) for segment in journal.segments())
+    segments = [segment.frames for segment in journal.segments()]
+    end = planned["frames"] if planned else 0
+    frames = sum(len(found) for found in segments if found.stop <= end)
     request = journal.request.to_json() if planned is None else planned["request"]
     values: dict[str, Any] = {
         "folder": str(journal.folder),

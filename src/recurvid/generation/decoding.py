@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from recurvid import durable
 from recurvid.generation.journal import Journal, Segment
@@ -21,12 +20,14 @@ class SegmentRecorder:
     """Writes the frames that a decode stream finishes into the journal's segments.
 
     Args:
-        frames: of the result; what the timeline has beyond them is trimmed.
+        frames: of the result. Frames that the timeline has beyond them become segments only while
+            there are no others: something to look at, and no part of the result.
     """
 
     def __init__(
         self, journal: Journal, stream: DecodeStream, settings: VideoSettings, frames: int
     ):
+        self._begun = any(segment.frames.stop <= frames for segment in journal.segments())
         self._journal = journal
         self._stream = stream
         self._settings = settings
@@ -38,7 +39,7 @@ class SegmentRecorder:
         Runs that touch become one segment, so where a segment begins and ends depends on the plan
         alone, and not on where a session was interrupted.
         """
-        runs = self._kept(self._stream.push(latents))
+        runs = self._split(self._stream.push(latents))
         run = next(runs, None)
         while run is not None:
             start = stop = run.start
@@ -51,11 +52,15 @@ class SegmentRecorder:
             path = self._journal.segment_path(section, range(start, stop), SUFFIX)
             yield Segment(path, section, range(start, stop))
 
-    def _kept(self, runs: Iterator[PixelFrames]) -> Iterator[PixelFrames]:
+    def _split(self, runs: Iterator[PixelFrames]) -> Iterator[PixelFrames]:
+        """The same runs, cut at the end of the result; beyond it only while there is no other."""
         for run in runs:
-            kept = min(run.frames.stop, self._frames) - run.start
-            if kept > 0:
-                yield PixelFrames(run.start, run.data[:kept])
+            inside = min(max(self._frames - run.start, 0), len(run.frames))
+            if inside:
+                self._begun = True
+                yield PixelFrames(run.start, run.data[:inside])
+            if inside < len(run.frames) and not self._begun:
+                yield PixelFrames(run.start + inside, run.data[inside:])
 
     @contextmanager
     def _segment(self, section: int) -> Generator[tuple[SegmentWriter, list[range]]]:
@@ -67,14 +72,6 @@ class SegmentRecorder:
         path = self._journal.segment_path(section, written[0], SUFFIX)
         beside.replace(path)
         durable.sync_folder(path.parent)
-
-
-def write_provisional(path: Path, frames: Iterator[PixelFrames], settings: VideoSettings) -> int:
-    """A video of frames that are not final yet, for when none is; returns how many it has."""
-    with SegmentWriter(path, settings) as writer:
-        for run in frames:
-            writer.write(run.uint8().numpy())
-        return writer.frames
 
 
 def given_beside(plan: SectionPlan) -> dict[int, list[int]]:

@@ -21,9 +21,12 @@ from recurvid.generation.finished import (
 from recurvid.generation.journal import Journal
 from recurvid.generation.video_plan import VideoPlan
 from recurvid.video.assembly import concatenate
+from recurvid.video.buckets import center_crop_resize
 from recurvid.video.destination import Destination, check_output, destination
 from recurvid.video.encoders import VideoSettings
 from recurvid.video.finish import finish
+from recurvid.video.pictures import load_picture
+from recurvid.video.writer import SegmentWriter
 
 
 class Result:
@@ -56,9 +59,19 @@ class Result:
         return self._place.segment_settings(self._settings)
 
     def write_so_far(self) -> int:
-        """Join the segments that are there; returns the number of frames, 0 when there is none."""
-        paths = [segment.path for segment in self._journal.segments()]
-        return concatenate(paths, self.so_far) if paths else 0
+        """Join the frames that are there; returns their number, never 0.
+
+        Frames beyond the end of the result stand in while there are no others (the first section
+        of the inverted order may make nothing else), and before them the start picture.
+        """
+        paths = self._kept() or [segment.path for segment in self._journal.segments()]
+        if paths:
+            return concatenate(paths, self.so_far)
+        picture = load_picture(self._journal.picture)
+        still = center_crop_resize(picture, self._plan.height, self._plan.width)
+        with SegmentWriter(self.so_far, self.segment_settings) as writer:
+            writer.write(still[None])
+        return 1
 
     def is_written(self) -> bool:
         """Whether the finished video stands where it was asked for."""
@@ -138,8 +151,12 @@ class Result:
         made.unlink()
 
     def _finish(self, place: Destination) -> None:
-        paths = [segment.path for segment in self._journal.segments()]
-        finish(paths, place, self._settings, metadata=self._metadata())
+        finish(self._kept(), place, self._settings, metadata=self._metadata())
+
+    def _kept(self) -> list[Path]:
+        """Segments of the result in timeline order."""
+        segments = self._journal.segments()
+        return [s.path for s in segments if s.frames.stop <= self._plan.frames]
 
     def _metadata(self) -> dict[str, Any] | None:
         """What is embedded: the request with every default filled in. No paths."""

@@ -10,7 +10,7 @@ import torch
 from recurvid.conditioning import Conditioning
 from recurvid.events import Event, Finished, Progress, SectionDone
 from recurvid.generation.components import Components
-from recurvid.generation.decoding import SegmentRecorder, given_beside, write_provisional
+from recurvid.generation.decoding import SegmentRecorder, given_beside
 from recurvid.generation.denoising import Guidance
 from recurvid.generation.fingerprint import refuse_changes
 from recurvid.generation.history import History
@@ -125,7 +125,7 @@ class GenerationSession:
         if resumed and not made:
             return
         sections = len(self.plan.sections.sections)
-        frames = self.result.write_so_far() or self._write_provisional(latents)
+        frames = self.result.write_so_far()
         yield Progress("decode", section.index, 1, 1)
         yield SectionDone(section.index, sections, self.result.so_far, frames)
 
@@ -187,8 +187,9 @@ class GenerationSession:
     def _recorder(self) -> SegmentRecorder:
         codec, plan = self.components.codec, self.plan.sections
         finished = [segment.frames for segment in self.journal.segments()]
-        trimmed = range(self.plan.frames, codec.geometry.frames(plan.latent_frames))
-        finished += [trimmed] if trimmed else []  # nobody sees it, so it is never decoded
+        beyond = range(self.plan.frames, codec.geometry.frames(plan.latent_frames))
+        if beyond and any(frames.stop <= beyond.start for frames in finished):
+            finished.append(beyond)  # no longer wanted
         if self.plan.request.crossfade:
             targets = [section.target for section in plan.sections]
             stream = CrossFadeStream(codec, targets, finished)
@@ -198,11 +199,6 @@ class GenerationSession:
 
     def _read_section(self, index: int) -> LatentFrames:
         return load_latents(self.journal.section_path(index))
-
-    def _write_provisional(self, latents: LatentFrames) -> int:
-        alone = LatentFrames.of(latents.data, range(latents.frames))
-        frames = self.components.codec.stream(latents.frames).push(alone)
-        return write_provisional(self.result.so_far, frames, self.settings)
 
     def _is_complete(self) -> bool:
         """Whether nothing but the final joining is left to do."""
