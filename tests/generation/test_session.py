@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,17 @@ import pytest
 import torch
 from tests.generation.sessions import contents, opened, planned, start
 from tests.generation.tiny_components import CountingDiT, tiny_codec, tiny_components
+from tests.vae.tiny_vae import tiny_hunyuan
 
 from recurvid import durable
 from recurvid.errors import InputError, NumericsError, OutputError, SessionError
 from recurvid.events import Event, Finished, Planned, Progress, SectionDone
 from recurvid.generation import session as session_module
 from recurvid.generation.request import GenerationRequest
+from recurvid.generation.session import GenerationSession
 from recurvid.generation.tensor_files import load_latents
 from recurvid.latents import LatentGeometry
+from recurvid.vae.hunyuan import HunyuanCodec
 from recurvid.vae.taehv_codec import DecoderRun
 from recurvid.video.metadata import read_metadata
 from recurvid.video.reader import probe, read_frames
@@ -421,3 +425,31 @@ def test_a_latent_is_decoded_at_most_twice(
     assert max(times.values()) <= 2
     if order:  # forward in time a causal decoder never looks back
         assert max(times.values()) == 1
+
+
+@pytest.mark.parametrize("seconds", [3.0, 5.0, 9.0])
+@pytest.mark.parametrize("order", [{}, F1], ids=str)
+def test_hunyuans_vae_decodes_each_tile_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, order: dict[str, Any]
+) -> None:
+    tiles: list[torch.Tensor] = []
+    decode = HunyuanCodec.decode_tile
+
+    def counted(self: HunyuanCodec, latents: torch.Tensor) -> torch.Tensor:
+        tiles.append(latents)
+        return decode(self, latents)
+
+    monkeypatch.setattr(HunyuanCodec, "decode_tile", counted)
+    journal = start(tmp_path, seconds=seconds, steps=1, **order)
+    components = tiny_components()
+    codec = HunyuanCodec(tiny_hunyuan())
+    components = replace(components, loaders=replace(components.loaders, codec=lambda: codec))
+    plan = planned(journal, components)
+    events = list(GenerationSession(journal, plan, components).run())
+    assert len([e for e in events if isinstance(e, SectionDone)]) == len(plan.sections.sections)
+    # Tiles of 5 latents at stride 3 over the whole timeline (paper.md, section 10).
+    assert len(tiles) <= len(range(0, plan.sections.latent_frames, 3))
+    assert len({tile.numpy().tobytes() for tile in tiles}) == len(tiles)
+    frames = [frame for segment in journal.segments() for frame in segment.frames]
+    assert len(frames) == len(set(frames))
+    assert set(range(plan.frames)) <= set(frames)
