@@ -37,7 +37,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (["generate", "photo.png", "--crf", "99"], 2, "crf"),
     (["generate", "photo.png", "--solver", "magic"], 2, "magic"),
     (["generate", "photo.png", "--order", "sideways"], 2, "sideways"),
-    (["generate", "photo.png", "--order", "forward"], 2, "forward"),
+    (["generate", "photo.png", "--order", "forward", "--schedule", "g9_f1k1_td"], 2, "forward"),
     (["generate", "photo.png", "--schedule", "f1k1_x_g9q"], 2, "character 10"),
     (["generate", "photo.png", "--guidance-scale", "5"], 2, "guidance_scale"),
     (["generate", "photo.png", "--prompt", "x" * 20_000], 2, "prompt"),

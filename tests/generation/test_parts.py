@@ -24,7 +24,7 @@ from recurvid.generation.tensor_files import load_latents, save_latents
 from recurvid.generation.video_plan import VideoPlan, plan_video
 from recurvid.latents import LatentFrames, LatentGeometry
 from recurvid.packing import PackingSchedule
-from recurvid.planning import plan
+from recurvid.planning import ORDERS, plan
 
 CPU = torch.device("cpu")
 
@@ -218,3 +218,26 @@ def test_crossfade_is_for_the_originals_orders() -> None:
     )
     with pytest.raises(RequestError, match="crossfade"):
         plan_video(request, spec_of(request), (480, 640), LatentGeometry())
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_order_alone_brings_a_schedule_of_its_kind(order: str) -> None:
+    for model in ("bundled", "framepack", "framepack-f1"):
+        request = GenerationRequest(order=order, model=model)
+        made = plan_video(request, spec_of(request), (480, 640), LatentGeometry())
+        assert made.sections.order == order
+
+
+@pytest.mark.parametrize(
+    ("schedule", "order"),
+    [
+        ("f1k1_x_g9_f1k1f2k2f16k4_td", "inverted"),
+        ("f16k4f2k2f1k1_g9", "forward"),
+        ("td_f16k4f4k2f1k1_g9_x_f1k1", "endpoint"),
+    ],
+)
+def test_a_schedule_alone_brings_its_order(schedule: str, order: str) -> None:
+    for model in ("bundled", "framepack-f1"):
+        request = GenerationRequest(schedule=schedule, model=model)
+        made = plan_video(request, spec_of(request), (480, 640), LatentGeometry())
+        assert (made.sections.order, made.sections.schedule) == (order, schedule)

@@ -69,7 +69,7 @@ def _parameter(spec: Field[Any], hint: Any) -> inspect.Parameter:
     limits = limits_of(spec)
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
-        help=_help(limits, default_of(spec)),
+        help=_help(spec.name, limits, default_of(spec)),
         show_default=False,
         rich_help_panel=f"{limits.group} options",
     )
@@ -81,8 +81,10 @@ def _parameter(spec: Field[Any], hint: Any) -> inspect.Parameter:
     )
 
 
-def _help(limits: FieldLimits, default: Any) -> str:
+def _help(name: str, limits: FieldLimits, default: Any) -> str:
     parts = [limits.help]
+    if name == "model":
+        parts.append("`generate` takes a path to model files too, or NAME=PATH.")
     if limits.choices:
         parts.append(f"One of {', '.join(limits.choices)}.")
     if default is None:

@@ -10,6 +10,13 @@ from recurvid.generation.request import GenerationRequest, parse_size
 from recurvid.video.buckets import bucket_for, check_size
 
 DEFAULT_SOLVER = "unipc"
+#: The paper's schedule for an order that the model was not made for, when only the order is asked.
+STANDARD_SCHEDULES = {
+    "inverted": "f1k1_x_g9_f1k1f2k2f16k4_td",
+    "forward": "f1k1_f16k4f2k2f1k1_g9",
+    "endpoint": "td_f16k4f4k2f1k1_g9_x_f1k1",
+    "planned": "td_f16k4f4k2f1k1_g9_x_f1k1",
+}
 _FILLED = (
     "order",
     "schedule",
@@ -49,9 +56,11 @@ def resolved(request: GenerationRequest, spec: ModelSpec) -> GenerationRequest:
         raise RequestError(
             f"guidance_scale: the model {spec.name!r} has no guidance embedding; use cfg_scale"
         )
+    order = _or(request.order, made_for.order)
+    usual = made_for.schedule if order == made_for.order else STANDARD_SCHEDULES[order]
     return request.but(
-        order=_or(request.order, made_for.order),
-        schedule=_or(request.schedule, made_for.schedule),
+        order=order,
+        schedule=_or(request.schedule, usual),
         fps=_or(request.fps, made_for.fps),
         size=_or(request.size, str(made_for.base)),
         steps=_or(request.steps, made_for.steps),

@@ -13,7 +13,7 @@ from recurvid.generation.defaults import resolved, video_size
 from recurvid.generation.request import GenerationRequest
 from recurvid.latents import LatentGeometry
 from recurvid.packing import PackingSchedule
-from recurvid.planning import duration, plan
+from recurvid.planning import duration, implied_order, plan
 from recurvid.sections import Section, SectionPlan
 
 
@@ -104,6 +104,8 @@ def plan_video(
     Raises:
         InputError: a field that the model or the planner cannot do, naming it.
     """
+    if request.schedule is not None and request.order is None:
+        request = request.but(order=implied_order(PackingSchedule.parse(request.schedule)))
     filled = resolved(request, spec)
     assert filled.schedule is not None
     assert filled.order is not None
