@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cli.command import run
 
+from recurvid.checkpoints.known import KNOWN
 from recurvid.cli import examination
 from recurvid.cli.tables import printable
 from recurvid.video.assembly import concatenate
@@ -155,3 +157,25 @@ def test_a_card_that_this_torch_has_no_code_for(
     assert examination.cuda_why_not(capability, built_for, rocm="6.4") is None
     if reason:
         assert "CUDA 12.8" in reason
+
+
+@pytest.mark.parametrize(
+    ("device", "memory", "part"),
+    [
+        ({"device": "cpu", "memory": None}, 25e9, "text encoder needs 30 GB"),
+        ({"device": "cpu", "memory": None}, 64e9, None),
+        ({"device": "cuda:0", "memory": 24e9}, 64e9, "transformer needs 26 GB"),
+        ({"device": "cuda:0", "memory": 80e9}, 16e9, None),
+        ({"device": "mps", "memory": None}, None, None),
+    ],
+)
+def test_a_model_that_is_too_large_is_said_to_be(
+    device: dict[str, Any], memory: float | None, part: str | None
+) -> None:
+    available = None if memory is None else int(memory)
+    sizes = {"total": available, "available": available}
+    reason = examination._too_large(KNOWN["framepack"], device, sizes)
+    assert (reason is None) == (part is None)
+    if part:
+        assert part in str(reason)
+    assert examination._too_large(KNOWN["bundled"], device, sizes) is None
