@@ -15,7 +15,7 @@ from tests.vae.tiny_vae import tiny_hunyuan
 
 from recurvid import durable
 from recurvid.errors import InputError, NumericsError, OutputError, SessionError
-from recurvid.events import Event, Finished, Planned, Progress, SectionDone
+from recurvid.events import Event, Finished, Planned, Preview, Progress, SectionDone
 from recurvid.generation import session as session_module
 from recurvid.generation.request import GenerationRequest
 from recurvid.generation.session import GenerationSession
@@ -126,6 +126,17 @@ def test_before_any_frame_is_final_the_video_so_far_is_the_picture(tmp_path: Pat
     assert counts[0] == (1, 1)
     assert all(said == there for said, there in counts)
     assert counts[-1] == (48, 48)
+
+
+def test_previews_are_shown_and_change_nothing(tmp_path: Path) -> None:
+    run(start(tmp_path / "without"))
+    events = run(start(tmp_path / "with"), previews=True)
+    shown = [event for event in events if isinstance(event, Preview)]
+    assert [(p.section, p.step) for p in shown] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert all(p.frames.shape[0] == 9 and p.frames.shape[3] == 3 for p in shown)
+    assert all(p.frames.dtype == torch.uint8 for p in shown)
+    assert not torch.equal(shown[0].frames, shown[1].frames)
+    assert contents(tmp_path / "with") == contents(tmp_path / "without")
 
 
 def test_a_finished_session_is_not_touched(tmp_path: Path) -> None:

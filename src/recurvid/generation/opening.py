@@ -11,7 +11,9 @@ from recurvid.generation.video_plan import VideoPlan, plan_video
 from recurvid.video.pictures import load_picture
 
 
-def open_session(journal: Journal, *, force: bool = False) -> GenerationSession:
+def open_session(
+    journal: Journal, *, force: bool = False, previews: bool = False
+) -> GenerationSession:
     """Find the model's files and plan the video, or read the plan that is there.
 
     Nothing large is loaded yet.
@@ -36,4 +38,4 @@ def open_session(journal: Journal, *, force: bool = False) -> GenerationSession:
             components.geometry,
             end_picture=journal.end_picture is not None,
         )
-    return GenerationSession(journal, plan, components, force=force)
+    return GenerationSession(journal, plan, components, force=force, previews=previews)

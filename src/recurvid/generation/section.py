@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from recurvid.conditioning import Conditioning
-from recurvid.events import Progress
+from recurvid.events import Preview, Progress
 from recurvid.generation.denoising import Guidance, check_finite, make_denoiser
 from recurvid.generation.history import History
 from recurvid.latents import LatentFrames, LatentGeometry
@@ -29,6 +29,8 @@ class Recipe:
         sigmas: (steps + 1,), from 1 to 0.
         height, width: of the video, in pixels.
         dtype: of the backbone's inputs.
+        look: latents as they are seen at a step -> a rough look, (t, h, w, 3) uint8 on the CPU;
+            None shows nothing.
     """
 
     schedule: PackingSchedule
@@ -41,6 +43,7 @@ class Recipe:
     guidance: Guidance
     device: torch.device
     dtype: torch.dtype
+    look: Callable[[Tensor], Tensor] | None = None
 
     def shape(self, section: Section) -> tuple[int, int, int, int, int]:
         """Latent shape of what a section makes, (1, c, t, h, w)."""
@@ -54,7 +57,7 @@ def generate_section(
     backbone: Backbone,
     conditioning: Conditioning,
     recipe: Recipe,
-) -> Generator[Progress, None, LatentFrames]:
+) -> Generator[Progress | Preview, None, LatentFrames]:
     """Denoise one section: yields a Progress a step, returns float32 latents on the CPU.
 
     ``conditioning`` lies on the recipe's device. The result's index holds timeline positions.
@@ -69,5 +72,7 @@ def generate_section(
     for step in recipe.solver(denoiser, x, recipe.sigmas):
         check_finite(step, section.index, recipe.dtype)
         yield Progress("denoise", section.index, step.index + 1, step.steps)
+        if recipe.look is not None:
+            yield Preview(section.index, step.index + 1, recipe.look(step.denoised))
         x = step.x
     return LatentFrames.of(x.to("cpu", torch.float32), [*section.lead, *section.target])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -32,6 +33,7 @@ from recurvid.sampling.solvers import SOLVERS
 from recurvid.sections import Section
 from recurvid.vae.codec import missing
 from recurvid.vae.crossfade import CrossFadeStream
+from recurvid.vae.preview import preview
 from recurvid.video.buckets import center_crop_resize
 from recurvid.video.encoders import VideoSettings, exact_fps
 from recurvid.video.pictures import load_picture
@@ -54,15 +56,23 @@ class GenerationSession:
         plan: what is made.
         components: the model.
         force: go on although weights or code have changed since the session began.
+        previews: yield a rough look at the section after each step.
     """
 
     def __init__(
-        self, journal: Journal, plan: VideoPlan, components: Components, *, force: bool = False
+        self,
+        journal: Journal,
+        plan: VideoPlan,
+        components: Components,
+        *,
+        force: bool = False,
+        previews: bool = False,
     ):
         self.journal = journal
         self.plan = plan
         self.components = components
         self.force = force
+        self.previews = previews
         settings = VideoSettings(exact_fps(plan.fps), crf=plan.request.crf)
         self.result = Result(journal, plan, settings)
         self.settings = self.result.segment_settings
@@ -182,6 +192,7 @@ class GenerationSession:
             guidance=Guidance(cfg_scale, request.cfg_rescale, negative),
             device=self.components.device,
             dtype=self.components.dtype,
+            look=partial(preview, self.components.codec) if self.previews else None,
         )
 
     def _recorder(self) -> SegmentRecorder:
