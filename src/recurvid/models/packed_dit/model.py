@@ -10,7 +10,7 @@ handed in again:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recurvid.caching.protocol import CachedStep, after_all
 from recurvid.conditioning import Conditioning
 from recurvid.errors import InputError
 from recurvid.latents import LatentFrames
@@ -122,7 +123,7 @@ class PackedDiT(nn.Module):
         """Floating point type of the computation."""
         return self.x_embedder.proj.weight.dtype
 
-    def forward(
+    def forward(  # noqa: PLR0913 - four inputs, and what may be handed in beside them
         self,
         target: LatentFrames,
         timestep: Tensor,
@@ -132,6 +133,7 @@ class PackedDiT(nn.Module):
         attention: AttentionBackend | None = None,
         prompt: PromptState | None = None,
         section: SectionState | None = None,
+        cache: CachedStep | None = None,
     ) -> Tensor:
         """Velocity (noise - data) of the target.
 
@@ -144,6 +146,7 @@ class PackedDiT(nn.Module):
             attention: kernel; torch's own by default.
             prompt: made before by ``embed_prompt``; timestep and conditioning are then not read.
             section: made before by ``embed_section``; context and index are then not read.
+            cache: decides whether the blocks run in this step; None runs them.
 
         Returns:
             (b, c, t, h, w), float32. The last projection runs in fp32 whatever the model's dtype.
@@ -159,7 +162,14 @@ class PackedDiT(nn.Module):
         if section.tokens is not None:
             history = section.tokens.expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([history, tokens], dim=1)
-        image = self.run_blocks(tokens, prompt, section, attention)
+        if cache is None:
+            image = self.run_blocks(tokens, prompt, section, attention)
+        else:
+            image = cache.run(
+                tokens,
+                lambda: self._first_input(tokens, prompt),
+                lambda: self.each_block(tokens, prompt, section, attention),
+            )
         return self._project_out(image[:, -noisy:], prompt, target.data.shape)
 
     def embed_prompt(
@@ -215,6 +225,16 @@ class PackedDiT(nn.Module):
         attention: AttentionBackend = SDPA,
     ) -> Tensor:
         """Video tokens (b, n, d), context first, through all blocks; the same shape."""
+        return after_all(image, self.each_block(image, prompt, section, attention))
+
+    def each_block(
+        self,
+        image: Tensor,
+        prompt: PromptState,
+        section: SectionState,
+        attention: AttentionBackend = SDPA,
+    ) -> Generator[Tensor, None, None]:
+        """Video tokens (b, n, d) after each block, which runs when it is asked for."""
         text, vectors = prompt.text, prompt.vectors
         n, mask = image.shape[1], prompt.mask
         shared = BlockInputs(
@@ -225,10 +245,11 @@ class PackedDiT(nn.Module):
         )
         for i, block in enumerate(self.transformer_blocks):
             image, text = block(image, text, shared, vectors.double[i] if vectors else None)
+            yield image
         x = torch.cat([image, text], dim=1)
         for i, block in enumerate(self.single_transformer_blocks):
             x = block(x, shared, vectors.single[i] if vectors else None)
-        return x[:, :n]
+            yield x[:, :n]
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -252,6 +273,20 @@ class PackedDiT(nn.Module):
         for layer in [*modulations, self.proj_out]:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    def _first_input(self, image: Tensor, prompt: PromptState) -> Tensor:
+        """Video tokens (b, n, d) as the first block sees them, normalised and modulated."""
+        if len(self.transformer_blocks):
+            if prompt.vectors is not None:
+                vectors = prompt.vectors.double[0][0]
+            else:
+                vectors = cast(DoubleBlock, self.transformer_blocks[0]).vectors(prompt.temb)[0]
+        elif prompt.vectors is not None:
+            vectors = prompt.vectors.single[0]
+        else:
+            vectors = cast(SingleBlock, self.single_transformer_blocks[0]).vectors(prompt.temb)
+        shift, scale = vectors[:, 0], vectors[:, 1]
+        return modulate(image, shift, scale)
 
     def _rope(self, frames: LatentFrames, kernel: Kernel) -> RopeTable:
         """Phases of a group of latent frames seen through a patchify kernel."""
