@@ -1,0 +1,356 @@
+"""StreamedBlocks: an nn.ModuleList whose iteration brings each block to the device in time.
+
+The model keeps its plain ``for block in self.blocks:``. Its parameters are tensors on the host as
+long as a block rests; while the block is yielded they are views of a buffer on the device. Names,
+modules and forward methods stay what they are, so a block compiles as it always does.
+
+::
+
+    copies   | 1 |  2  |  3  |  4  |        block i+1 is copied while block i computes
+    compute      |  1   |  2   |  3   |     a buffer is used again when its block has computed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from recurvid.errors import ComponentError
+from recurvid.memory.sources import BlockSource, Mark
+
+
+@runtime_checkable
+class CopyStream(Protocol):
+    """Copies to a device beside its computation."""
+
+    def copy(self, target: Tensor, source: Tensor) -> Mark:
+        """Begin a copy; the mark is passed when it is done."""
+        ...
+
+    def await_copy(self, mark: Mark) -> None:
+        """What is computed from now on waits for a copy."""
+        ...
+
+    def computed(self) -> Mark:
+        """A mark behind everything that was asked to be computed so far."""
+        ...
+
+    def await_compute(self, mark: Mark) -> None:
+        """What is copied from now on waits for a computation."""
+        ...
+
+    def drain(self) -> None:
+        """Wait until nothing is being copied."""
+        ...
+
+
+class CudaCopies:
+    """Copies on a CUDA stream of their own."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+
+    def copy(self, target: Tensor, source: Tensor) -> Mark:
+        """Begin a copy from pinned memory."""
+        with torch.cuda.stream(self._stream):
+            target.copy_(source, non_blocking=True)
+            return self._stream.record_event()
+
+    def await_copy(self, mark: Mark) -> None:
+        """Let the current stream wait."""
+        torch.cuda.current_stream(self._device).wait_event(cast(torch.cuda.Event, mark))
+
+    def computed(self) -> Mark:
+        """An event on the current stream."""
+        return torch.cuda.current_stream(self._device).record_event()
+
+    def await_compute(self, mark: Mark) -> None:
+        """Let the copy stream wait."""
+        self._stream.wait_event(cast(torch.cuda.Event, mark))
+
+    def drain(self) -> None:
+        """Wait for the copy stream."""
+        self._stream.synchronize()
+
+
+class _Passed:
+    """A mark of a device that does everything at once."""
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+
+class DirectCopies:
+    """Copies of a device without streams, such as the CPU: done when asked for."""
+
+    def copy(self, target: Tensor, source: Tensor) -> Mark:
+        """Copy."""
+        target.copy_(source)
+        return _Passed()
+
+    def await_copy(self, mark: Mark) -> None:
+        """Nothing to wait for."""
+
+    def computed(self) -> Mark:
+        """Always passed."""
+        return _Passed()
+
+    def await_compute(self, mark: Mark) -> None:
+        """Nothing to wait for."""
+
+    def drain(self) -> None:
+        """Nothing to wait for."""
+
+
+def copies_for(device: torch.device) -> CopyStream:
+    """The copies of a kind of device."""
+    return CudaCopies(device) if device.type == "cuda" else DirectCopies()
+
+
+class BlockStream:
+    """Moves blocks through a few buffers on the device, in a circle: after the last, the first.
+
+    One stream may serve several lists of blocks that a model runs one after the other; so the
+    first block of the second list is copied while the last of the first one computes, and the
+    next step's first block while this step ends.
+
+    Args:
+        blocks: in the order in which they run.
+        source: their weights, block by block.
+        device: where they run.
+        resident: numbers of the blocks that stay on the device.
+        slots: buffers for the others; 2 let a copy run beside the computation.
+        copies: how copies are made; by default what fits the device.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        source: BlockSource,
+        device: torch.device,
+        *,
+        resident: Collection[int] = (),
+        slots: int = 2,
+        copies: CopyStream | None = None,
+    ):
+        self.blocks = tuple(blocks)
+        self.source = source
+        self.device = device
+        self.slots = slots
+        self._copies = copies or copies_for(device)
+        self._setters = [
+            {name: _setter(block, name) for name in layout.names}
+            for block, layout in zip(self.blocks, source.layouts, strict=True)
+        ]
+        self._resident = set(resident)
+        self._placed: dict[int, Tensor] = {}
+        self._free: list[tuple[Tensor, Mark]] | None = None
+        self._loaded: dict[int, tuple[Tensor, Mark]] = {}
+        self._running: set[int] = set()
+
+    @property
+    def resident(self) -> frozenset[int]:
+        """Numbers of the blocks that stay."""
+        return frozenset(self._resident)
+
+    @property
+    def live(self) -> frozenset[int]:
+        """Numbers of the streamed blocks that have a buffer on the device at this moment."""
+        return frozenset(self._loaded)
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of buffers on the device."""
+        slots = [flat for flat, _ in (*(self._free or ()), *self._loaded.values())]
+        return sum(len(flat) for flat in (*slots, *self._placed.values()))
+
+    def visit(self, numbers: Sequence[int]) -> Iterator[nn.Module]:
+        """Yield blocks, each on the device while the caller has it.
+
+        If the caller stops early, by an exception too, everything leaves the device as soon as
+        this iterator is let go of.
+        """
+        try:
+            self._allocate()
+            for number in numbers:
+                self._begin(number)
+                yield self.blocks[number]
+                self._end(number)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Take everything off the device; it comes back with the next visit."""
+        self._copies.drain()
+        for number in (*self._running, *self._placed):
+            self._set(number, self.source.at_rest(number))
+        self._running.clear()
+        self._placed.clear()
+        self._loaded.clear()
+        self._free = None
+
+    def shrink(self) -> None:
+        """Release, and from now on use less of the device: it has less than was planned.
+
+        Raises:
+            ComponentError: there is nothing left to give up.
+        """
+        self.release()
+        if self._resident:
+            kept = sorted(self._resident)
+            # Evenly thinned, as they were chosen: copies then hide behind resident neighbours.
+            self._resident = set(kept[1::2]) if len(kept) > 3 else set()
+        elif self.slots > 1:
+            self.slots = 1
+        else:
+            raise ComponentError(
+                "out of device memory with one block at a time; close other programs that use "
+                "the device, or ask for a smaller size"
+            )
+
+    def _begin(self, number: int) -> None:
+        if number in self._resident:
+            if number not in self._placed:
+                self._place(number)
+        else:
+            if number not in self._loaded:
+                self._load(number)
+            flat, copied = self._loaded[number]
+            self._copies.await_copy(copied)
+            self._running.add(number)
+            self._set(number, self.source.layouts[number].views(flat))
+        self._prefetch(number, wait=False)
+
+    def _end(self, number: int) -> None:
+        """The block has been asked to compute; its buffer is free when it has."""
+        if number in self._running:
+            self._running.discard(number)
+            self._set(number, self.source.at_rest(number))
+            flat, _ = self._loaded.pop(number)
+            assert self._free is not None
+            self._free.append((flat, self._copies.computed()))
+        # Now that the device has work, waiting for threads that fill a buffer costs nothing.
+        self._prefetch(number, wait=True)
+
+    def _prefetch(self, number: int, *, wait: bool) -> None:
+        """Begin to copy the blocks that come next, as far as buffers are free.
+
+        Without ``wait`` only those whose bytes are at hand.
+        """
+        ahead = self._following(number, self.slots + 1)
+        if wait:
+            for other in ahead:
+                self.source.prepare(other)
+        for other in ahead:
+            if other in self._loaded:
+                continue
+            if not self._free or not (wait or self.source.ready(other)):
+                break
+            self._load(other)
+
+    def _following(self, number: int, count: int) -> list[int]:
+        """The next streamed blocks after one, in the circle, nearest first."""
+        size = len(self.blocks)
+        circle = ((number + step) % size for step in range(1, size))
+        return [other for other in circle if other not in self._resident][:count]
+
+    def _allocate(self) -> None:
+        sizes = [x.size for i, x in enumerate(self.source.layouts) if i not in self._resident]
+        if sizes and self._free is None:
+            flats = [self._empty(max(sizes)) for _ in range(self.slots)]
+            self._free = [(flat, self._copies.computed()) for flat in flats]
+
+    def _load(self, number: int) -> None:
+        assert self._free is not None
+        if not self._free:  # blocks are visited out of order: one was fetched in vain
+            idle = next(i for i in self._loaded if i not in self._running)
+            flat, copied = self._loaded.pop(idle)
+            self._free.append((flat, copied))
+        # Taken only when the bytes are there, so that an error before leaves the books in order.
+        staged = self.source.staged(number)
+        flat, computed = self._free.pop(0)
+        self._copies.await_compute(computed)
+        copied = self._copies.copy(flat[: len(staged)], staged)
+        self._loaded[number] = flat, copied
+        self.source.done(number, copied)
+
+    def _place(self, number: int) -> None:
+        """Bring a resident block to the device, where it stays."""
+        layout = self.source.layouts[number]
+        flat = self._empty(layout.size)
+        self._copies.await_compute(self._copies.computed())
+        for name, view in layout.views(flat).items():
+            view.copy_(self.source.at_rest(number)[name])
+        self._placed[number] = flat
+        self._set(number, layout.views(flat))
+
+    def _empty(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.uint8, device=self.device)
+
+    def _set(self, number: int, tensors: Mapping[str, Tensor]) -> None:
+        setters = self._setters[number]
+        for name, tensor in tensors.items():
+            setters[name](tensor)
+
+
+def _setter(block: nn.Module, name: str) -> Callable[[Tensor], None]:
+    """What changes the values behind a parameter or buffer of a block."""
+    path, _, last = name.rpartition(".")
+    owner = block.get_submodule(path)
+    parameter = owner._parameters.get(last)  # pyright: ignore[reportPrivateUsage]
+    if parameter is None:
+        return lambda tensor: setattr(owner, last, tensor)
+
+    def change(tensor: Tensor) -> None:
+        parameter.data = tensor
+
+    return change
+
+
+class StreamedRun:
+    """Some of the blocks of a StreamedBlocks, in order: what its slices are."""
+
+    def __init__(self, stream: BlockStream, numbers: Sequence[int]):
+        self._stream, self._numbers = stream, numbers
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return self._stream.visit(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+
+class StreamedBlocks(nn.ModuleList):
+    """A ModuleList over a part of a BlockStream. Iterating streams; an index gives a block at rest.
+
+    ``to()``, ``cuda()`` and ``half()`` of a model that holds it leave its blocks alone: the stream
+    decides where they are.
+
+    Args:
+        stream: of all blocks that share the buffers.
+        first: number of this list's first block in it.
+        count: of this list's blocks.
+    """
+
+    def __init__(self, stream: BlockStream, first: int = 0, count: int | None = None):
+        stop = len(stream.blocks) if count is None else first + count
+        super().__init__(stream.blocks[first:stop])
+        self.stream = stream
+        self._numbers = range(first, stop)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return self.stream.visit(self._numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return StreamedRun(self.stream, self._numbers[index])
+        return self.stream.blocks[self._numbers[index]]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> StreamedBlocks:
+        del fn, recurse
+        return self
