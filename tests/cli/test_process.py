@@ -21,13 +21,14 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals"
 
 def test_help_comes_without_torch(tmp_path: Path) -> None:
     code = (
-        "import sys, time; start = time.perf_counter()\n"
+        "import sys, time\n"
         "from recurvid.cli import main\n"
         "try: main.run(['--help'])\n"
         "except SystemExit: pass\n"
         "slow = [m for m in ('torch', 'diffusers', 'transformers', 'av') if m in sys.modules]\n"
-        "print('\\n', slow, time.perf_counter() - start)"
+        "print('\\n', slow, time.process_time())"
     )
+    # Time of the processor, since CI's may be busy with something else.
     runs = [
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
