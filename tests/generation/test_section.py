@@ -49,6 +49,7 @@ class Spy:
         attention: Any = None,
         prompt: Any = None,
         section: Any = None,
+        cache: Any = None,
     ) -> Tensor:
         self.seen.append((target, timestep, conditioning, context))
         return self.velocity(target.data, conditioning)

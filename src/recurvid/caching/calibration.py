@@ -6,6 +6,7 @@ weights and on the number of steps, so a calibration may hold several runs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,11 @@ class Calibration:
         """Write as JSON."""
         runs = {str(steps): list(ratios) for steps, ratios in sorted(self.runs.items())}
         path.write_text(json.dumps({"format": 1, "ratios": runs}, indent=1) + "\n", "utf-8")
+
+    def digest(self) -> str:
+        """A short text that differs for other numbers."""
+        runs = sorted((steps, tuple(ratios)) for steps, ratios in self.runs.items())
+        return hashlib.sha256(repr(runs).encode()).hexdigest()[:16]
 
     @staticmethod
     def load(path: Path) -> Calibration:

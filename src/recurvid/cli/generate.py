@@ -126,6 +126,8 @@ def _request(asked: dict[str, Any], like: Path | None) -> tuple[GenerationReques
             base = unresolved(base, spec_of(base))
         base = base.but(model=spec.name)
         where = None if wanted in KNOWN else _absolute(wanted)
+    if given.get("step_cache", base.step_cache) != base.step_cache:
+        base = base.but(cache_threshold=None)  # it is on the other cache's scale
     request = base.but(**given)
     if where is None:
         locate(spec_of(request).name)  # says now if files are missing

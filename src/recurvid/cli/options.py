@@ -88,7 +88,7 @@ def _help(name: str, limits: FieldLimits, default: Any) -> str:
     if limits.choices:
         parts.append(f"One of {', '.join(limits.choices)}.")
     if default is None:
-        parts.append("(default: the model's)")
+        parts.append(f"(default: {limits.unset})")
     elif default not in ("", False):
         unit = f" {limits.unit}" if limits.unit else ""
         parts.append(f"(default: {default}{unit})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from recurvid.caching.thresholds import OFF, THRESHOLDS
 from recurvid.checkpoints.known import KNOWN, ModelSpec
 from recurvid.errors import RequestError
 from recurvid.generation.request import GenerationRequest, parse_size
@@ -48,7 +49,7 @@ def resolved(request: GenerationRequest, spec: ModelSpec) -> GenerationRequest:
     ``guidance_scale`` stays None for a model without the embedding.
 
     Raises:
-        RequestError: a guidance scale for a model that has none.
+        RequestError: a guidance scale for a model that has none, a threshold for no cache.
     """
     made_for = spec.defaults
     guidance = request.guidance_scale
@@ -56,6 +57,8 @@ def resolved(request: GenerationRequest, spec: ModelSpec) -> GenerationRequest:
         raise RequestError(
             f"guidance_scale: the model {spec.name!r} has no guidance embedding; use cfg_scale"
         )
+    if request.step_cache == OFF and request.cache_threshold is not None:
+        raise RequestError("cache_threshold: there is no step cache to hold to it; set step_cache")
     order = _or(request.order, made_for.order)
     usual = made_for.schedule if order == made_for.order else STANDARD_SCHEDULES[order]
     return request.but(
@@ -68,6 +71,7 @@ def resolved(request: GenerationRequest, spec: ModelSpec) -> GenerationRequest:
         shift=_or(request.shift, made_for.shift or 0.0),
         guidance_scale=_or(guidance, made_for.guidance_scale),
         cfg_scale=_or(request.cfg_scale, made_for.cfg_scale),
+        cache_threshold=_or(request.cache_threshold, THRESHOLDS.get(request.step_cache)),
     )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from recurvid.caching.protocol import CachedStep, Step
 from recurvid.conditioning import Conditioning
 from recurvid.errors import NumericsError
+from recurvid.generation.step_caches import Caching
 from recurvid.latents import LatentFrames
 from recurvid.models.protocol import Backbone
 from recurvid.packing.pack import Packed
@@ -32,6 +36,7 @@ def make_denoiser(
     packed: Packed,
     guidance: Guidance,
     dtype: torch.dtype,
+    caching: Caching | None = None,
 ) -> Denoiser:
     """A denoiser of one section; model inputs are cast to ``dtype``, the state stays as it is.
 
@@ -40,6 +45,7 @@ def make_denoiser(
         conditioning, packed: of the section, on the backbone's device.
         guidance: whether a second pass steers away from a negative prompt.
         dtype: of the model's inputs; the state x keeps float32.
+        caching: each pass gets a cache of its own, born here; None runs every step in full.
     """
     packed = Packed(
         packed.context.to(device=packed.target_index.device, dtype=dtype), packed.target_index
@@ -47,13 +53,17 @@ def make_denoiser(
     section: list[Any] = []  # made at the first call, which tells the shape of x; for both passes
 
     def one_pass(told: Conditioning) -> Denoiser:
+        steps = _cached_steps(caching)
+
         @torch.no_grad()
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             target = LatentFrames(x.to(dtype), packed.target_index)
             if not section:
                 section.append(backbone.embed_section(packed.context, target))
             timestep = (1000.0 * sigma).to(x.device, torch.float32).expand(x.shape[0])
-            velocity = backbone(target, timestep, told, packed.context, section=section[0])
+            velocity = backbone(
+                target, timestep, told, packed.context, section=section[0], cache=next(steps)
+            )
             return velocity_to_denoised(x, velocity, sigma)
 
         return denoise
@@ -66,6 +76,15 @@ def make_denoiser(
         guidance.cfg_scale,
         guidance.cfg_rescale,
     )
+
+
+def _cached_steps(caching: Caching | None) -> Iterator[CachedStep | None]:
+    """What each call of one pass is handed as its cache."""
+    if caching is None:
+        return repeat(None)
+    cache, sigmas = caching.new(), caching.sigmas
+    steps = (Step(index, len(sigmas), sigma) for index, sigma in enumerate(sigmas))
+    return (CachedStep(cache, step) for step in steps)
 
 
 def check_finite(step: SolverStep, section: int, dtype: torch.dtype) -> None:

@@ -14,7 +14,17 @@ from recurvid import __version__
 from recurvid.errors import SessionError
 
 # The packages whose code decides the numbers of a video.
-_NUMERIC = ("packing", "planning", "sampling", "ops", "models", "encoders", "vae", "generation")
+_NUMERIC = (
+    "packing",
+    "planning",
+    "sampling",
+    "ops",
+    "caching",
+    "models",
+    "encoders",
+    "vae",
+    "generation",
+)
 _WHOLE = 64 * 2**20
 _PIECES, _PIECE = 64, 64 * 2**10
 

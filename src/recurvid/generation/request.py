@@ -17,12 +17,14 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from recurvid.caching.thresholds import OFF, THRESHOLDS
 from recurvid.errors import RequestError
 
 FORMAT = 1
 ORDERS = ("inverted", "forward", "endpoint", "planned")
 SOLVERS = ("unipc", "unipc-bh2", "unipc-logsnr", "euler", "heun")
 NOISES = ("section", "sequential")
+STEP_CACHES = (OFF, *THRESHOLDS)
 LONGEST_TEXT = 10_000
 _LARGEST_JSON = 200_000
 _SIZE = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
@@ -39,6 +41,7 @@ class FieldLimits:
         minimum, maximum: inclusive, None for no limit.
         choices: the only values allowed, empty for any.
         group: heading under which a help page or a form shows it.
+        unset: whose default None stands for.
     """
 
     help: str
@@ -47,6 +50,7 @@ class FieldLimits:
     maximum: int | float | None = None
     choices: tuple[str, ...] = ()
     group: str = "Video"
+    unset: str = "the model's"
 
 
 def _field(default: Any, limits: FieldLimits) -> Any:
@@ -134,6 +138,24 @@ class GenerationRequest:
             "Noise by seed and section, or drawn in sequence as the original does.",
             choices=NOISES,
             group="Sampling",
+        ),
+    )
+    step_cache: str = _field(
+        OFF,
+        FieldLimits(
+            "Skip what the model would hardly change from step to step: faster, another picture.",
+            choices=STEP_CACHES,
+            group="Sampling",
+        ),
+    )
+    cache_threshold: float | None = _field(
+        None,
+        FieldLimits(
+            "How much change the step cache lets pass: higher is faster and rougher, 0 is exact.",
+            minimum=0,
+            maximum=10,
+            group="Sampling",
+            unset="the cache's",
         ),
     )
     order: str | None = _field(

@@ -12,6 +12,7 @@ from recurvid.conditioning import Conditioning
 from recurvid.events import Preview, Progress
 from recurvid.generation.denoising import Guidance, check_finite, make_denoiser
 from recurvid.generation.history import History
+from recurvid.generation.step_caches import Caching
 from recurvid.latents import LatentFrames, LatentGeometry
 from recurvid.models.protocol import Backbone
 from recurvid.packing.pack import pack
@@ -31,6 +32,7 @@ class Recipe:
         dtype: of the backbone's inputs.
         look: latents as they are seen at a step -> a rough look, (t, h, w, 3) uint8 on the CPU;
             None shows nothing.
+        caching: steps that may be skipped; None skips none.
     """
 
     schedule: PackingSchedule
@@ -44,6 +46,7 @@ class Recipe:
     device: torch.device
     dtype: torch.dtype
     look: Callable[[Tensor], Tensor] | None = None
+    caching: Caching | None = None
 
     def shape(self, section: Section) -> tuple[int, int, int, int, int]:
         """Latent shape of what a section makes, (1, c, t, h, w)."""
@@ -68,7 +71,9 @@ def generate_section(
     timeline = history.before(section).to(device=recipe.device)
     packed = pack(recipe.schedule, section, timeline)
     x = recipe.noise.draw(section.index, recipe.shape(section)).to(recipe.device)
-    denoiser = make_denoiser(backbone, conditioning, packed, recipe.guidance, recipe.dtype)
+    denoiser = make_denoiser(
+        backbone, conditioning, packed, recipe.guidance, recipe.dtype, recipe.caching
+    )
     for step in recipe.solver(denoiser, x, recipe.sigmas):
         check_finite(step, section.index, recipe.dtype)
         yield Progress("denoise", section.index, step.index + 1, step.steps)

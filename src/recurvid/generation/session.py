@@ -19,6 +19,7 @@ from recurvid.generation.journal import Journal
 from recurvid.generation.lock import folder_lock
 from recurvid.generation.result import Result
 from recurvid.generation.section import Recipe, generate_section
+from recurvid.generation.step_caches import caching_for, calibration_for
 from recurvid.generation.tensor_files import (
     load_conditioning,
     load_latents,
@@ -73,6 +74,7 @@ class GenerationSession:
         self.components = components
         self.force = force
         self.previews = previews
+        self.calibration = calibration_for(plan.request, components.weights.get("transformer", ()))
         settings = VideoSettings(exact_fps(plan.fps), crf=plan.request.crf)
         self.result = Result(journal, plan, settings)
         self.settings = self.result.segment_settings
@@ -181,10 +183,12 @@ class GenerationSession:
         schedule = plan.schedule
         tokens = schedule.tokens(plan.height, plan.width).target
         cfg_scale = 1.0 if request.cfg_scale is None else request.cfg_scale
+        solver = SOLVERS[request.solver]
+        sigmas = flow_sigmas(request.steps, request.shift or dynamic_shift(tokens))
         return Recipe(
             schedule=schedule,
-            solver=SOLVERS[request.solver],
-            sigmas=flow_sigmas(request.steps, request.shift or dynamic_shift(tokens)),
+            solver=solver,
+            sigmas=sigmas,
             noise=NOISE[request.noise](request.seed),
             geometry=self.components.geometry,
             height=plan.height,
@@ -193,6 +197,7 @@ class GenerationSession:
             device=self.components.device,
             dtype=self.components.dtype,
             look=partial(preview, self.components.codec) if self.previews else None,
+            caching=caching_for(request, self.calibration, solver, sigmas),
         )
 
     def _recorder(self) -> SegmentRecorder:
@@ -221,6 +226,8 @@ class GenerationSession:
 
     def _check_fingerprint(self) -> None:
         now = self.components.fingerprint()
+        if self.calibration is not None:
+            now["calibration"] = self.calibration.digest()
         if self.journal.has("fingerprint.json") and not self.force:
             refuse_changes(self.journal.read_json("fingerprint.json"), now, self.journal.folder)
         self.journal.write_json("fingerprint.json", now)

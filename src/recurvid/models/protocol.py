@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from recurvid.caching.protocol import CachedStep
 from recurvid.conditioning import Conditioning
 from recurvid.latents import LatentFrames
 from recurvid.ops.attention.backend import AttentionBackend
@@ -26,7 +27,7 @@ class Backbone(Protocol):
         """What is the same in every step of a section: made once, handed in as ``section``."""
         ...
 
-    def __call__(
+    def __call__(  # noqa: PLR0913 - four inputs, and what may be handed in beside them
         self,
         target: LatentFrames,
         timestep: Tensor,
@@ -36,6 +37,7 @@ class Backbone(Protocol):
         attention: AttentionBackend | None = None,
         prompt: Any = None,
         section: Any = None,
+        cache: CachedStep | None = None,
     ) -> Tensor:
         """Velocity (b, c, t, h, w), float32.
 
@@ -47,5 +49,6 @@ class Backbone(Protocol):
             attention: kernel; the backbone's default where None.
             prompt: what depends on prompt and timestep only, made before by the same backbone.
             section: what ``embed_section`` of the same backbone returned.
+            cache: is handed the blocks instead of their being run; None runs them.
         """
         ...
