@@ -63,6 +63,7 @@ class Late(LateMark):
                 mark.synchronize()
             self.passed = True
             self.target.copy_(self.source)
+            del self.target, self.source, self.after
 
 
 class LateCopies:
@@ -92,6 +93,8 @@ class LateCopies:
         self.drained += 1
         for late in self.begun:
             late.synchronize()
+        self.begun.clear()
+        self.waits.clear()
 
 
 def stream_of(model: Model, kind: str = "mapped", **options) -> BlockStream:

@@ -50,7 +50,7 @@ def test_never_more_than_slots_live(kind: str):
 
 
 def stream_bytes(stream, slots: int) -> int:
-    """Written out: LayerNorm 20, 6x20 and 20x6 linears, a buffer of 6; each from a multiple of 256."""
+    """Written out: LayerNorm of 20, 6x20 and 20x6 linears, 6 numbers; each in steps of 256."""
     big, resident_big = 512 + 256 + 256 + 256 + 512 + 256 + 256, 2304
     placed = len(stream._placed)
     assert big == 2304
@@ -167,7 +167,6 @@ def test_moving_the_model_leaves_its_blocks_alone():
     assert {p.dtype for p in twin.first.parameters()} == {torch.float32}
 
 
-@pytest.mark.slow
 def test_a_block_compiles_whole():
     model, twin, _ = streamed()
     torch._dynamo.reset()
@@ -198,3 +197,19 @@ def test_reading_threads_end_with_their_source():
     stream.source.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("recurvid-blocks")]
     twin(torch.ones(6))  # and come again
+
+
+def test_a_patient_stream_keeps_what_it_has_when_stopped_early():
+    model, twin, stream = streamed("pinned", resident=(1,), patient=True)
+    with torch.no_grad():
+        expected = model(torch.ones(6))
+        twin(torch.ones(6))
+        before = stream.device_bytes
+        for block in twin.first:
+            block(torch.ones(6))
+            break
+        gc.collect()
+        assert stream.device_bytes == before > 0
+        assert all(p.is_cpu for p in twin.first[0].parameters())
+        assert twin(torch.ones(6)).equal(expected)
+    assert stream.device_bytes == before

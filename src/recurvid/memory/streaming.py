@@ -124,6 +124,8 @@ class BlockStream:
         device: where they run.
         resident: numbers of the blocks that stay on the device.
         slots: buffers for the others; 2 let a copy run beside the computation.
+        patient: whether an iteration that stops early leaves the stream as it is, for the next
+            one; for an owner that calls ``release`` itself after an error.
         copies: how copies are made; by default what fits the device.
     """
 
@@ -135,12 +137,14 @@ class BlockStream:
         *,
         resident: Collection[int] = (),
         slots: int = 2,
+        patient: bool = False,
         copies: CopyStream | None = None,
     ):
         self.blocks = tuple(blocks)
         self.source = source
         self.device = device
         self.slots = slots
+        self.patient = patient
         self._copies = copies or copies_for(device)
         self._setters = [
             {name: _setter(block, name) for name in layout.names}
@@ -180,6 +184,12 @@ class BlockStream:
                 self._begin(number)
                 yield self.blocks[number]
                 self._end(number)
+        except GeneratorExit:
+            if self.patient:
+                self._rest()
+            else:
+                self.release()
+            raise
         except BaseException:
             self.release()
             raise
@@ -213,6 +223,19 @@ class BlockStream:
                 "the device, or ask for a smaller size"
             )
 
+    def _rest(self) -> None:
+        """Let go of the block that is in use; what was fetched for the next ones stays."""
+        for number in list(self._running):
+            self._finish(number)
+
+    def _finish(self, number: int) -> None:
+        """The block has been asked to compute; its buffer is free when it has."""
+        self._running.discard(number)
+        self._set(number, self.source.at_rest(number))
+        flat, _ = self._loaded.pop(number)
+        assert self._free is not None
+        self._free.append((flat, self._copies.computed()))
+
     def _begin(self, number: int) -> None:
         if number in self._resident:
             if number not in self._placed:
@@ -227,13 +250,8 @@ class BlockStream:
         self._prefetch(number, wait=False)
 
     def _end(self, number: int) -> None:
-        """The block has been asked to compute; its buffer is free when it has."""
         if number in self._running:
-            self._running.discard(number)
-            self._set(number, self.source.at_rest(number))
-            flat, _ = self._loaded.pop(number)
-            assert self._free is not None
-            self._free.append((flat, self._copies.computed()))
+            self._finish(number)
         # Now that the device has work, waiting for threads that fill a buffer costs nothing.
         self._prefetch(number, wait=True)
 

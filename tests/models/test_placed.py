@@ -1,0 +1,233 @@
+"""The backbone through a small device gives the bits of the backbone at home."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from tests.memory.streams import LateCopies
+from tests.models.dit_cases import Case, group, randomise
+
+from recurvid.conditioning import Conditioning
+from recurvid.errors import ComponentError
+from recurvid.latents import LatentFrames
+from recurvid.memory.residency import Turns
+from recurvid.models.packed_dit.config import PRESETS
+from recurvid.models.packed_dit.model import PackedDiT
+from recurvid.models.packed_dit.precompute import ONCE, is_modulation, precompute
+from recurvid.models.placed import PlacedDiT, Streaming, spread
+from recurvid.models.protocol import Backbone
+from recurvid.packing.pack import PackedContext
+
+CPU = torch.device("cpu")
+
+
+class Setting:
+    """A random case: the model at home, the same placed, and inputs of a call."""
+
+    def __init__(self, seed: int = 5, dtype: torch.dtype = torch.float32, **streaming):
+        case = Case(seed)
+        torch.manual_seed(seed)
+        self.home = PackedDiT(case.config).eval().requires_grad_(False)
+        randomise(self.home)
+        self.home.to(dtype)
+        self.copies = LateCopies()
+        self.turns = Turns(CPU)
+        self.placed = PlacedDiT(
+            copy.deepcopy(self.home), CPU, Streaming(**streaming), turns=self.turns,
+            copies=self.copies,
+        )  # fmt: skip
+        x = case.inputs(dtype)
+        frames = {k: LatentFrames.of(x.latents[k], case.index[k]) for k in case.index}
+        self.conditioning: Conditioning = x.conditioning
+        self.context = PackedContext(
+            tuple(group(k, frames[k].data, frames[k].index) for k in ("k4", "k2", "k1"))
+        )
+        self.target, self.batch = frames["g"], x.timestep.shape[0]
+
+    def timestep(self, value: float) -> torch.Tensor:
+        return torch.full((self.batch,), value)
+
+    def both(self, value: float, conditioning: Conditioning | None = None):
+        """What the two say at a timestep; the placed one is given its section, as in a job."""
+        told = conditioning or self.conditioning
+        args = self.target, self.timestep(value), told, self.context
+        section = self.placed.embed_section(self.context, self.target)
+        with torch.no_grad():
+            return self.placed(*args, section=section), self.home(*args)
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+@pytest.mark.parametrize(("resident", "slots"), [(0, 1), (0, 2), (2, 2), (99, 2)])
+def test_same_bits(pinned: bool, resident: int, slots: int):
+    setting = Setting(pinned=pinned, resident=resident, slots=slots)
+    for value in (1000.0, 731.25, 1.0):
+        ours, theirs = setting.both(value)
+        assert ours.equal(theirs)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_same_bits_for_many_shapes_in_bf16(seed: int):
+    setting = Setting(seed, torch.bfloat16)
+    ours, theirs = setting.both(500.0)
+    assert ours.equal(theirs)
+
+
+def test_is_a_backbone():
+    assert isinstance(Setting().placed, Backbone)
+
+
+def test_prepared_timesteps_are_not_computed_again(monkeypatch: pytest.MonkeyPatch):
+    setting = Setting()
+    values = [1000.0, 600.0, 200.0]
+    setting.placed.prepare(setting.conditioning, [setting.timestep(v) for v in values])
+
+    def never(*_: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("recurvid.models.placed.precompute", never)
+    for value in values:
+        ours, theirs = setting.both(value)
+        assert ours.equal(theirs)
+    setting.placed.prepare(setting.conditioning, [setting.timestep(v) for v in values])
+    with pytest.raises(AssertionError, match="computed again"):
+        setting.both(601.0)
+
+
+def test_two_prompts_do_not_mix():
+    setting = Setting()
+    other = Conditioning(
+        text=setting.conditioning.text.flip(0) * 0.5,
+        text_mask=setting.conditioning.text_mask,
+        pooled=-setting.conditioning.pooled,
+        image=setting.conditioning.image,
+        guidance=setting.conditioning.guidance,
+    )
+    for told in (setting.conditioning, other):
+        setting.placed.prepare(told, [setting.timestep(700.0)])
+    (a, a_home), (b, b_home) = (setting.both(700.0, told) for told in (setting.conditioning, other))
+    assert a.equal(a_home)
+    assert b.equal(b_home)
+    assert not a.equal(b)
+
+
+def test_precompute_equals_a_call_a_timestep():
+    setting = Setting(dtype=torch.bfloat16)
+    steps = [setting.timestep(v) for v in (999.0, 500.0, 3.0)]
+    made = precompute(setting.home, setting.conditioning, steps, CPU)
+    for state, timestep in zip(made, steps, strict=True):
+        with torch.no_grad():
+            plain = setting.home.with_vectors(
+                setting.home.embed_prompt(setting.conditioning, timestep)
+            )
+        assert state.text.equal(plain.text)
+        assert state.vectors is not None
+        assert plain.vectors is not None
+        assert state.vectors.out.equal(plain.vectors.out)
+        ours = [*sum(state.vectors.double, ()), *state.vectors.single]
+        theirs = [*sum(plain.vectors.double, ()), *plain.vectors.single]
+        assert len(ours) == len(theirs) > 2
+        assert all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_modulation_is_never_streamed():
+    setting = Setting(resident=1)
+    for block, layout in zip(
+        setting.placed.stream.blocks, setting.placed.stream.source.layouts, strict=True
+    ):
+        mine = {name for name, _ in block.named_parameters()}
+        left = mine - set(layout.names)
+        assert left == {name for name in mine if "norm" in name and ".linear." in name}
+        assert left
+
+
+def test_what_is_left_of_13b():
+    with torch.device("meta"):
+        model = PackedDiT(PRESETS["13b"])
+    once = streamed = 0
+    for name, parameter in model.named_parameters():
+        top, _, rest = name.partition(".")
+        inside = rest.partition(".")[2]
+        if top in ONCE or (top.endswith("transformer_blocks") and is_modulation(inside)):
+            once += parameter.numel()
+        elif top.endswith("transformer_blocks"):
+            streamed += parameter.numel()
+    total = sum(p.numel() for p in model.parameters())
+    assert total == 12_874_314_816
+    assert round(once / 1e9, 2) == 3.80
+    assert round((total - once) / 1e9, 2) == 9.08
+    assert round(streamed / 1e9, 2) == 9.06
+
+
+def test_an_error_in_a_block_leaves_nothing_on_the_device():
+    setting = Setting(resident=1)
+    setting.both(300.0)
+    assert setting.placed.stream.device_bytes > 0
+    with pytest.raises(RuntimeError):
+        setting.placed(
+            LatentFrames(setting.target.data[:, :-1], setting.target.index),
+            setting.timestep(3.0),
+            setting.conditioning,
+            setting.context,
+        )
+    assert setting.placed.stream.device_bytes == 0
+    ours, theirs = setting.both(300.0)
+    assert ours.equal(theirs)
+
+
+def full_device(setting: Setting, room: int) -> list[int]:
+    """Let the placed model's device hold ``room`` bytes of buffers; lists the refused sizes."""
+    stream, refused = setting.placed.stream, []
+    held: dict[int, int] = {}
+
+    def limited(size: int) -> torch.Tensor:
+        gc.collect()
+        if sum(held.values()) + size > room:
+            refused.append(size)
+            raise torch.OutOfMemoryError("the device is full")
+        array = np.empty(size, np.uint8)  # lives as long as any view of the tensor
+        held[id(array)] = size
+        weakref.finalize(array, held.pop, id(array))
+        return torch.from_numpy(array)
+
+    stream._empty = limited  # type: ignore[method-assign]
+    return refused
+
+
+def test_a_fuller_device_gets_fewer_blocks_and_the_same_bits():
+    setting = Setting(resident=99)
+    sizes = [layout.size for layout in setting.placed.stream.source.layouts]
+    refused = full_device(setting, room=2 * max(sizes) + max(sizes) // 2)
+    ours, theirs = setting.both(900.0)
+    assert refused
+    assert ours.equal(theirs)
+    assert len(setting.placed.stream.resident) < len(sizes)
+
+
+def test_a_device_without_room_for_a_block_is_told_in_one_line():
+    setting = Setting(resident=1)
+    full_device(setting, room=10)
+    with pytest.raises(ComponentError, match="out of device memory"):
+        setting.both(900.0)
+    assert setting.placed.stream.device_bytes == 0
+
+
+def test_another_component_takes_the_device():
+    setting = Setting(resident=1)
+    setting.both(900.0)
+    assert setting.turns.current == "backbone"
+    setting.turns.take("vae")
+    assert setting.placed.stream.device_bytes == 0
+    ours, theirs = setting.both(900.0)
+    assert setting.turns.current == "backbone"
+    assert ours.equal(theirs)
+
+
+def test_spread():
+    assert spread(0, 40) == ()
+    assert spread(4, 40) == (0, 10, 20, 30)
+    assert spread(40, 40) == tuple(range(40))
