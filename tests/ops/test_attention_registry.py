@@ -8,7 +8,7 @@ import torch
 from recurvid.errors import ComponentError
 from recurvid.ops.attention.backend import AttentionSpec
 from recurvid.ops.attention.reference import REFERENCE
-from recurvid.ops.attention.registry import ATTENTION, attention_backend
+from recurvid.ops.attention.registry import ATTENTION, AUTO, attention_backend
 
 SPEC = AttentionSpec("cpu", torch.float32, 64)
 
@@ -29,7 +29,14 @@ def test_names_are_keys():
 
 
 def test_auto_takes_the_first_that_can():
-    assert attention_backend("auto", SPEC) is next(iter(ATTENTION.values()))
+    # No CUDA in this spec: cuDNN is passed over.
+    assert attention_backend("auto", SPEC).name == "sdpa"
+
+
+def test_auto_never_takes_fewer_bits():
+    assert all(backend.exact for backend in AUTO)
+    assert not ATTENTION["sage"].exact
+    assert not ATTENTION["cudnn-fp8"].exact
 
 
 def test_a_name_is_taken_as_asked():

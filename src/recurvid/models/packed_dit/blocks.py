@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recurvid.ops.attention.backend import AttentionBackend
+from recurvid.ops.linear.epilogues import linear_gelu, linear_of_two
 from recurvid.ops.modulation import EPS, gated, modulate
 from recurvid.ops.rope import RopeTable, apply_rope
 
@@ -51,7 +52,12 @@ class Modulation(nn.Module):
 
 
 class Activated(nn.Module):
-    """Linear and activation; the linear is called ``proj``."""
+    """Linear and activation; the linear is called ``proj``.
+
+    ``fused`` lets the product bend its own result (GELU, inference on CUDA).
+    """
+
+    fused = False
 
     def __init__(self, width: int, hidden: int, activation: nn.Module):
         super().__init__()
@@ -60,6 +66,8 @@ class Activated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to (..., hidden)."""
+        if self.fused and isinstance(self.activation, nn.GELU):
+            return linear_gelu(self.proj, x)
         return self.activation(self.proj(x))
 
 
@@ -170,7 +178,12 @@ class DoubleBlock(nn.Module):
 
 
 class SingleBlock(nn.Module):
-    """One stream of image and text tokens; attention and feed-forward side by side."""
+    """One stream of image and text tokens; attention and feed-forward side by side.
+
+    ``fused`` keeps the wide hidden layer from being copied (inference on CUDA).
+    """
+
+    fused = False
 
     def __init__(self, heads: int, head_dim: int, mlp_width: int):
         super().__init__()
@@ -194,5 +207,8 @@ class SingleBlock(nn.Module):
         q, k, v = self.attn.qkv(y)
         q, k = apply_rope(q, shared.rope), apply_rope(k, shared.rope)
         attended = shared.attention(q, k, v, shared.mask).flatten(2)
+        if self.fused:
+            hidden = linear_gelu(self.proj_mlp, y)
+            return gated(x, gate, linear_of_two(self.proj_out, attended, hidden))
         hidden = F.gelu(self.proj_mlp(y), approximate="tanh")
         return gated(x, gate, self.proj_out(torch.cat([attended, hidden], dim=-1)))

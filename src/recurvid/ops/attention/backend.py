@@ -51,11 +51,14 @@ class AttentionBackend:
         name: what the command line calls it.
         function: the kernel; see ``AttentionFunction`` for shapes.
         why_not: None if it can serve such a call here, else the reason in one phrase.
+        exact: whether it computes in the inputs' own precision; 8-bit kernels do not, and "auto"
+            never takes them.
     """
 
     name: str
     function: AttentionFunction
     why_not: Callable[[AttentionSpec], str | None]
+    exact: bool = True
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend; (b, n, heads, head_dim) in and out."""

@@ -4,21 +4,44 @@ from __future__ import annotations
 
 from recurvid.errors import ComponentError
 from recurvid.ops.attention.backend import AttentionBackend, AttentionSpec
+from recurvid.ops.attention.cudnn_fp8 import CUDNN_FP8
+from recurvid.ops.attention.flash_attention import FLASH_2, FLASH_3, FLASH_4
 from recurvid.ops.attention.reference import REFERENCE
+from recurvid.ops.attention.sage import SAGE
 from recurvid.ops.attention.sdpa import SDPA
+from recurvid.ops.attention.torch_kernels import CUDNN, TORCH_EFFICIENT, TORCH_FLASH
+from recurvid.ops.attention.xformers_kernel import XFORMERS
 
-# Fastest first: "auto" takes the first one that can serve the call.
-ATTENTION: dict[str, AttentionBackend] = {b.name: b for b in (SDPA, REFERENCE)}
+ATTENTION: dict[str, AttentionBackend] = {
+    b.name: b
+    for b in (
+        CUDNN,
+        SDPA,
+        TORCH_FLASH,
+        TORCH_EFFICIENT,
+        FLASH_2,
+        FLASH_3,
+        FLASH_4,
+        XFORMERS,
+        SAGE,
+        CUDNN_FP8,
+        REFERENCE,
+    )
+}
+
+#: What "auto" chooses from, fastest first: kernels that have been measured here and are exact.
+#: SDPA is torch's own choice among the kernels that it has for a card.
+AUTO = (CUDNN, SDPA, REFERENCE)
 
 
 def attention_backend(name: str, spec: AttentionSpec) -> AttentionBackend:
-    """The kernel called ``name``, or the fastest that can serve ``spec`` for "auto".
+    """The kernel called ``name``, or the fastest exact one that can serve ``spec`` for "auto".
 
     Raises:
         ComponentError: unknown name, or the kernel cannot serve such a call; says why.
     """
     if name == "auto":
-        for backend in ATTENTION.values():
+        for backend in AUTO:
             if backend.why_not(spec) is None:
                 return backend
         raise ComponentError(f"no attention kernel can serve {spec}")

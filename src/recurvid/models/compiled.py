@@ -1,0 +1,39 @@
+"""torch.compile of the repeated blocks: one compile for all of a kind.
+
+Blocks of one kind run the same code on other weights, so that the first one's compiled form
+serves the rest, and the next section, and blocks whose weights are streamed in. What lies between
+blocks stays as it is: it is small, and iterating over blocks must stay possible.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from recurvid.models.packed_dit.blocks import Activated, SingleBlock
+from recurvid.models.packed_dit.model import PackedDiT
+
+
+def compile_blocks(model: PackedDiT, **options: Any) -> PackedDiT:
+    """Let every block compile at its first call; parameter names stay as they are.
+
+    Args:
+        options: of ``torch.compile``, such as ``backend`` or ``mode``.
+    """
+    for block in blocks_of(model):
+        block.compile(fullgraph=True, **options)
+    return model
+
+
+def fuse_products(model: PackedDiT, *, on: bool = True) -> PackedDiT:
+    """Let products bend and add up their own results; changes numbers by rounding only."""
+    for module in model.modules():
+        if isinstance(module, Activated | SingleBlock):
+            module.fused = on
+    return model
+
+
+def blocks_of(model: PackedDiT) -> tuple[nn.Module, ...]:
+    """All blocks, in order."""
+    return (*model.transformer_blocks, *model.single_transformer_blocks)

@@ -1,0 +1,104 @@
+"""Linear layers with few bits; each is made from an ``nn.Linear`` and takes its place.
+
+Codes and scales are buffers: they move between devices with the module. Do not cast the module to
+another dtype: fp8 codes and scales would be cast with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recurvid.ops.linear.products import fp8_product, int8_product
+from recurvid.ops.linear.rounding import from_codebook, to_codebook, to_e4m3, to_int8
+
+Round = Callable[[Tensor], tuple[Tensor, Tensor]]
+Product = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+def bias_of(linear: nn.Linear) -> Tensor | None:
+    """The bias without its gradient; torch's annotation denies that there may be none."""
+    bias = cast("Tensor | None", linear.bias)
+    return None if bias is None else bias.detach()
+
+
+class EightBitLinear(nn.Module):
+    """Weight rounded by rows once, activations by tokens at every call, product in 8 bits."""
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear, rounded: Round, product: Product):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.rounded, self.product = rounded, product
+        codes, scale = rounded(linear.weight.detach())
+        self.register_buffer("weight", codes)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias_of(linear))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features), in the dtype of x."""
+        rows = x.reshape(-1, self.in_features)
+        codes, x_scale = self.rounded(rows)
+        y = self.product(codes, x_scale, self.weight, self.scale, self.bias)
+        return y.to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+class Int8Storage(nn.Module):
+    """Weight in int8 by rows, product in the activations' own dtype: memory, not speed."""
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        codes, scale = to_int8(linear.weight.detach())
+        self.register_buffer("weight", codes)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias_of(linear))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features), in the dtype of x."""
+        weight = (self.weight.float() * self.scale).to(x.dtype)
+        return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
+
+
+class CodebookLinear(nn.Module):
+    """Weight as 4-bit indices into a book of values, one scale a group of 64."""
+
+    weight: Tensor
+    scale: Tensor
+    book: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear, book: tuple[float, ...]):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        codes, scale = to_codebook(linear.weight.detach(), book)
+        self.register_buffer("weight", codes)
+        self.register_buffer("scale", scale)
+        self.register_buffer("book", torch.tensor(book, device=codes.device))
+        self.register_buffer("bias", bias_of(linear))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features), in the dtype of x."""
+        weight = from_codebook(self.weight, self.scale, self.book, x.dtype)
+        return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
+
+
+def int8(linear: nn.Linear) -> nn.Module:
+    """W8A8: int8 weights by rows, int8 activations by tokens."""
+    return EightBitLinear(linear, to_int8, int8_product)
+
+
+def fp8(linear: nn.Linear) -> nn.Module:
+    """fp8 (e4m3) weights by rows, fp8 activations by tokens."""
+    return EightBitLinear(linear, to_e4m3, fp8_product)
