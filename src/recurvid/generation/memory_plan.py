@@ -1,0 +1,177 @@
+"""plan_memory(): a model and a size -> Placement, before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from recurvid.errors import InputError
+from recurvid.memory.budget import GIB, MemoryBudget, PhaseNeed, Placement, place
+from recurvid.memory.sources import BlockLayout, tensors_of
+from recurvid.models.packed_dit.config import PRESETS, PackedDiTConfig
+from recurvid.models.packed_dit.model import PackedDiT
+from recurvid.models.packed_dit.precompute import ONCE, is_modulation
+from recurvid.models.placed import ALWAYS
+from recurvid.packing.schedule import PackingSchedule
+
+TEXT, CLIP, PICTURE, ENCODE, PROMPT, DENOISE, DECODE = PHASES = (
+    "LLaMA text encoding", "CLIP", "SigLIP", "VAE encode", "prompt and timesteps", "denoise",
+    "VAE decode",
+)  # fmt: skip
+
+# Parameters of the released models' other parts (float16 each).
+_LLAMA_EMBEDDING = 128_320 * 4096
+_LLAMA_LAYER = 4096 * (2 * 4096 + 2 * 1024 + 3 * 14_336 + 2)
+_LLAMA_LAYERS = 32
+_CLIP, _SIGLIP, _VAE = 123_060_480, 428_225_600, 246_491_139
+#: Prompt tokens at most, and image tokens, that run beside the video's.
+_PROMPT_TOKENS, _IMAGE_TOKENS = 256, 729
+#: Most that lives at once in a step, in units of one (tokens, width) tensor: 17.1 inside a
+#: single-stream block (its input not counted; measured by tracking allocations on the meta
+#: device), and the block's input, the double blocks' result and the embedded tokens beside it.
+_UNITS = 20.5
+#: Encoders at their short inputs; libraries' workspaces.
+_SMALL_WORK = int(0.3 * GIB)
+#: Bytes of a decode a pixel and frame of a tile, fp16, from the peaks measured in
+#: benchmarks: 22 GiB for 33 frames of 480x832 at once, 3.7 GiB for 17 of 256x256.
+_DECODE_WHOLE, _DECODE_TILE = 1750, 3400
+_TILE_FRAMES = 17
+#: Sides of spatial tiles that are tried, in pixels; 0 is no tiling.
+TILES = (0, 256, 192, 128)
+
+
+@dataclass(frozen=True)
+class MemoryQuestion:
+    """What a plan depends on.
+
+    Attributes:
+        schedule: packing schedule, as text.
+        height, width: pixels.
+        steps: denoising steps; the vectors of each are kept.
+        passes: 2 with classifier-free guidance.
+        weights: bytes of a streamed weight: 2 for bf16, 1 for 8-bit.
+        frames: of the video, for the disk.
+    """
+
+    schedule: str
+    height: int
+    width: int
+    steps: int = 25
+    passes: int = 1
+    weights: int = 2
+    frames: int = 150
+
+
+@dataclass(frozen=True)
+class BackboneSizes:
+    """Bytes of a backbone's parts.
+
+    Attributes:
+        blocks: each block without its modulation.
+        always: what stays on the device during a section.
+        once: what is evaluated once a job.
+        largest_once: the largest part of it that visits the device at one time.
+        vectors: modulation of one prompt and timestep.
+    """
+
+    blocks: tuple[int, ...]
+    always: int
+    once: int
+    largest_once: int
+    vectors: int
+
+
+def backbone_sizes(config: PackedDiTConfig, weights: int = 2) -> BackboneSizes:
+    """Sizes of a configuration, from a model without memory. ``weights`` is 1 for 8-bit blocks.
+
+    8-bit blocks have a float32 scale a row, 0.1 % more.
+    """
+    with torch.device("meta"):
+        model = PackedDiT(config).to(torch.bfloat16)
+    blocks: list[int] = []
+    modulation: list[int] = []
+    for block in (
+        *model.transformer_blocks.children(),
+        *model.single_transformer_blocks.children(),
+    ):
+        tensors = tensors_of(block, is_modulation)
+        size = BlockLayout.of(tensors).size
+        if weights == 1:
+            rows = sum(4 * t.shape[0] for t in tensors.values() if t.ndim > 1)
+            size = sum(t.numel() * (1 if t.ndim > 1 else 2) for t in tensors.values()) + rows
+        blocks.append(size)
+        modulation.append(_bytes(block) - sum(t.nbytes for t in tensors.values()))
+    parts = {name: _bytes(getattr(model, name)) for name in (*ONCE, *ALWAYS)}
+    outside = [parts[name] for name in ONCE]
+    embedding = sum(outside) - parts["norm_out"]  # these visit together
+    vectors = config.width * 2 * (12 * config.num_layers + 3 * config.num_single_layers + 2)
+    return BackboneSizes(
+        tuple(blocks),
+        sum(parts[name] for name in ALWAYS),
+        sum(modulation) + sum(outside),
+        max(embedding, *modulation),
+        vectors,
+    )
+
+
+def plan_memory(
+    budget: MemoryBudget, question: MemoryQuestion, config: PackedDiTConfig | None = None
+) -> Placement:
+    """Where everything of a released model's run will lie.
+
+    Raises:
+        InputError: latents of this size cannot be packed.
+    """
+    return place(budget, phase_needs(budget, question, config or PRESETS["13b"]), _disk(question))
+
+
+def phase_needs(
+    budget: MemoryBudget, question: MemoryQuestion, config: PackedDiTConfig
+) -> list[PhaseNeed]:
+    """What each phase asks of the device, in order."""
+    if question.height % 16 or question.width % 16:
+        raise InputError(f"size: {question.width}x{question.height} is not a multiple of 16")
+    sizes = backbone_sizes(config, question.weights)
+    video = PackingSchedule.parse(question.schedule).tokens(question.height, question.width).total
+    beside = _PROMPT_TOKENS + (_IMAGE_TOKENS if config.has_image_proj else 0)
+    unit = 2 * config.width
+    # Of every timestep: the vectors, and the refined prompt with the image tokens.
+    prompts = question.steps * question.passes * (sizes.vectors + beside * unit)
+    history = int(0.25 * video) * unit
+    work = int(_UNITS * (video + beside) * unit) + history + 64 * 2**20
+    vae, tile = 2 * _VAE, decode_tile(budget, question, prompts)
+    return [
+        PhaseNeed(TEXT, 2 * _LLAMA_EMBEDDING, _SMALL_WORK, (2 * _LLAMA_LAYER,) * _LLAMA_LAYERS),
+        PhaseNeed(CLIP, 2 * _CLIP, _SMALL_WORK),
+        PhaseNeed(PICTURE, 2 * _SIGLIP, _SMALL_WORK),
+        PhaseNeed(ENCODE, vae, _SMALL_WORK + _tile_work(question, tile) // _TILE_FRAMES),
+        PhaseNeed(PROMPT, sizes.largest_once, _SMALL_WORK + prompts),
+        PhaseNeed(DENOISE, sizes.always + prompts, work, sizes.blocks, kept=True),
+        PhaseNeed(DECODE, vae + sizes.always + prompts, _tile_work(question, tile)),
+    ]  # fmt: skip
+
+
+def decode_tile(budget: MemoryBudget, question: MemoryQuestion, kept: int = 0) -> int:
+    """Side of the largest tile that a decode has room for, pixels; 0 for whole frames."""
+    room = budget.allocator - 2 * _VAE - kept - int(0.1 * GIB)
+    return next((t for t in TILES if _tile_work(question, t) <= room), TILES[-1])
+
+
+def _tile_work(question: MemoryQuestion, tile: int) -> int:
+    """Peak of one decoder run over a temporal tile, and of the frames that it makes."""
+    whole = question.height * question.width
+    frames = 4 * 3 * whole * _TILE_FRAMES * 2  # put together, and blended with the neighbour
+    if tile == 0:
+        return 33 * whole * _DECODE_WHOLE
+    return min(tile * tile, whole) * _TILE_FRAMES * _DECODE_TILE + frames
+
+
+def _disk(question: MemoryQuestion) -> int:
+    """Latents in float32, segments and results at a generous 1 bit a pixel, three copies."""
+    pixels = question.height * question.width * question.frames
+    return pixels // 256 * 16 * 4 + 3 * pixels // 8
+
+
+def _bytes(module: torch.nn.Module | None) -> int:
+    return 0 if module is None else sum(p.nbytes for p in module.parameters())

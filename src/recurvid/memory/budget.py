@@ -1,0 +1,239 @@
+"""MemoryBudget and Placement: what may be used, what will lie where. Arithmetic only.
+
+A run is a row of phases that follow one another on the device (text encoding, ... , decode). Each
+needs some weights throughout, some room to work in, and may have blocks that can be streamed. All
+sizes are bytes; GiB stand only where people read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from recurvid.errors import ComponentError, InputError
+
+GIB = 2**30
+#: What CUDA itself takes on the card for a process: context, kernels, library workspaces.
+CONTEXT = int(0.6 * GIB)
+#: Process memory of Python, torch and CUDA's libraries before anything is loaded.
+PROCESS = 3 * GIB
+#: Pinned buffers through which blocks are read when they are not kept in memory.
+RING = 3
+#: System memory that is left to others when blocks are kept pinned.
+LEFT_TO_OTHERS = 4 * GIB
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """What a run may use.
+
+    Attributes:
+        vram: the card's memory that counts for us, bytes: what ``--vram`` says, or what is free.
+        ram: system memory that is available, page cache included; None if unknown.
+        swap: free swap, which backs memory that is asked for and not touched.
+        disk: free where the session lies; None if unknown.
+    """
+
+    vram: int
+    ram: int | None = None
+    swap: int = 0
+    disk: int | None = None
+
+    @staticmethod
+    def of(
+        vram: int | float, *, ram: int | None = None, swap: int = 0, disk: int | None = None
+    ) -> MemoryBudget:
+        """From GiB of device memory.
+
+        Raises:
+            InputError: not a size that a device can have.
+        """
+        if not 1 <= vram <= 4096:
+            raise InputError(f"vram: {vram:g} GiB; give the size of a card, 1 to 4096")
+        return MemoryBudget(int(vram * GIB), ram, swap, disk)
+
+    @property
+    def margin(self) -> int:
+        """Left free: the screen's share, other programs, what the driver rounds up.
+
+        0.7 GiB from a 6 GiB card on, down to 0.3 on one of 4.
+        """
+        return int(min(max(0.2 * self.vram - 0.5 * GIB, 0.3 * GIB), 0.7 * GIB))
+
+    @property
+    def process(self) -> int:
+        """Most that the process may take on the card in all."""
+        return self.vram - self.margin
+
+    @property
+    def allocator(self) -> int:
+        """Most that torch's allocator may reserve."""
+        return max(0, self.process - CONTEXT)
+
+
+@dataclass(frozen=True)
+class PhaseNeed:
+    """What a phase of a run asks of the device.
+
+    Attributes:
+        name: for people.
+        weights: there throughout.
+        work: activations and what they need, at the worst moment.
+        blocks: sizes of the blocks that can be streamed, in the order in which they run.
+        kept: whether the blocks are used again and again, so that keeping them pinned pays.
+    """
+
+    name: str
+    weights: int
+    work: int
+    blocks: tuple[int, ...] = ()
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """Where the parts of a phase lie.
+
+    Attributes:
+        resident: numbers of the blocks that stay on the device.
+        slots: buffers on the device for the others.
+        limit: what the allocator may reserve.
+    """
+
+    need: PhaseNeed
+    resident: tuple[int, ...]
+    slots: int
+    limit: int
+
+    @property
+    def resident_bytes(self) -> int:
+        """Blocks that stay."""
+        return sum(self.need.blocks[i] for i in self.resident)
+
+    @property
+    def streamed(self) -> tuple[int, ...]:
+        """Sizes of the blocks that come and go."""
+        here = set(self.resident)
+        return tuple(size for i, size in enumerate(self.need.blocks) if i not in here)
+
+    @property
+    def slot_bytes(self) -> int:
+        """Buffers for streamed blocks on the device."""
+        return self.slots * max(self.streamed, default=0)
+
+    @property
+    def device(self) -> int:
+        """All that the phase takes of the allocator's memory."""
+        return self.need.weights + self.need.work + self.resident_bytes + self.slot_bytes
+
+    @property
+    def shortage(self) -> int:
+        """Bytes too many; 0 where it fits."""
+        return max(0, self.device - self.limit)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The whole plan.
+
+    Attributes:
+        phases: in order.
+        source: where streamed blocks of the longest phase wait: "device" (nothing is streamed),
+            "pinned" or "mapped".
+        ram: process memory at its peak; the page cache is not counted.
+        cache: bytes of model files that are read again in every step, which the page cache holds
+            if it can; else the disk is read that often.
+        disk: what the run writes.
+    """
+
+    budget: MemoryBudget
+    phases: tuple[PhasePlan, ...]
+    source: str
+    ram: int
+    cache: int
+    disk: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is short."""
+        return not self.shortages()
+
+    def phase(self, name: str) -> PhasePlan:
+        """A phase by its name. KeyError where there is none."""
+        for plan in self.phases:
+            if plan.need.name == name:
+                return plan
+        raise KeyError(name)
+
+    def shortages(self) -> list[str]:
+        """What cannot fit, one line each, with numbers."""
+        found = [
+            f"{plan.need.name} takes {gib(plan.device)} on the device even with one block at a "
+            f"time, {gib(plan.limit)} of {gib(self.budget.vram)} can be used for it "
+            f"(CUDA itself takes {gib(CONTEXT)}, {gib(self.budget.margin)} stay free)"
+            for plan in self.phases
+            if plan.shortage
+        ]
+        budget = self.budget
+        if budget.ram is not None and self.ram > budget.ram + budget.swap:
+            found.append(
+                f"the process takes {gib(self.ram)} of system memory, {gib(budget.ram)} are free"
+                + (f" and {gib(budget.swap)} of swap" if budget.swap else " and no swap")
+            )
+        if budget.disk is not None and self.disk > budget.disk:
+            found.append(f"the run writes {gib(self.disk)}, {gib(budget.disk)} of disk are free")
+        return found
+
+    def refuse(self, what: str) -> None:
+        """Raise unless it fits, before anything is loaded.
+
+        Raises:
+            ComponentError: with numbers, and what to do.
+        """
+        short = self.shortages()
+        if short:
+            raise ComponentError(
+                f"{what} does not fit: {'; '.join(short)}; try a smaller --size or close other "
+                "programs"
+            )
+
+
+def place_phase(need: PhaseNeed, limit: int) -> PhasePlan:
+    """As many blocks resident as fit into ``limit`` bytes, smallest first; two slots, else one."""
+    room = limit - need.weights - need.work
+    if sum(need.blocks) <= room:
+        return PhasePlan(need, tuple(range(len(need.blocks))), 0, limit)
+    order = sorted(range(len(need.blocks)), key=lambda i: (need.blocks[i], -i))
+    for slots in (2, 1):
+        best: tuple[int, ...] | None = None
+        taken = 0
+        for count in range(len(order)):
+            if taken + slots * max(need.blocks[i] for i in order[count:]) <= room:
+                best = tuple(sorted(order[:count]))
+            taken += need.blocks[order[count]]
+        if best is not None:
+            return PhasePlan(need, best, slots, limit)
+    return PhasePlan(need, (), 1 if need.blocks else 0, limit)
+
+
+def place(budget: MemoryBudget, needs: Sequence[PhaseNeed], disk: int = 0) -> Placement:
+    """Decide for each phase, and where the blocks that are streamed again and again wait.
+
+    They are kept pinned where system memory has room for all of them and then some; else they are
+    read through a small ring from their memory-mapped file.
+    """
+    phases = tuple(place_phase(need, budget.allocator) for need in needs)
+    ring = RING * max((size for plan in phases for size in plan.streamed), default=0)
+    again = sum(sum(plan.streamed) for plan in phases if plan.need.kept)
+    mapped = PROCESS + ring
+    pinned = PROCESS + max(again, ring)
+    if not again:
+        return Placement(budget, phases, "device", mapped, 0, disk)
+    if budget.ram is not None and pinned + LEFT_TO_OTHERS <= budget.ram:
+        return Placement(budget, phases, "pinned", pinned, 0, disk)
+    return Placement(budget, phases, "mapped", mapped, again, disk)
+
+
+def gib(size: int) -> str:
+    """Bytes for people: ``4.7 GiB``."""
+    return f"{size / GIB:.1f} GiB"

@@ -1,0 +1,184 @@
+"""The 13B model on cards of all sizes, against numbers written out here."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from recurvid.conditioning import Conditioning
+from recurvid.errors import InputError
+from recurvid.generation.memory_plan import (
+    DECODE,
+    DENOISE,
+    PHASES,
+    TEXT,
+    MemoryQuestion,
+    backbone_sizes,
+    decode_tile,
+    phase_needs,
+    plan_memory,
+)
+from recurvid.latents import LatentFrames
+from recurvid.memory.budget import GIB, MemoryBudget
+from recurvid.models.packed_dit.config import PRESETS
+from recurvid.models.packed_dit.model import PackedDiT
+from recurvid.ops.attention.backend import AttentionBackend
+from recurvid.packing.kernel import Kernel
+from recurvid.packing.pack import ContextGroup, PackedContext
+
+SCHEDULE = "f1k1_x_g9_f1k1f2k2f16k4_td"
+FULL = PRESETS["13b"]
+
+
+def question(**other) -> MemoryQuestion:
+    return MemoryQuestion(**{"schedule": SCHEDULE, "height": 480, "width": 832, **other})
+
+
+def test_sizes_of_the_13b_model():
+    sizes = backbone_sizes(FULL)
+    assert len(sizes.blocks) == 60
+    assert round(sum(sizes.blocks) / 1e9, 2) == 18.12
+    assert round((sum(sizes.blocks) + sizes.always) / 1e9, 1) == 18.2  # 9.08 billion in bf16
+    assert round(sizes.once / 1e9, 1) == 7.6
+    assert sizes.vectors == 2_224_128  # 362 vectors of 3072 in bf16
+    assert round(sum(backbone_sizes(FULL, weights=1).blocks) / 1e9, 1) == 9.1
+
+
+# vram, bytes a weight: resident blocks of 60, slots, side of a decoder tile, LLaMA layers of 32.
+@pytest.mark.parametrize(
+    ("vram", "weights", "resident", "slots", "tile", "llama"),
+    [
+        (4, 2, 0, 1, 192, 2),
+        (6, 2, 6, 2, 256, 6),
+        (8, 2, 15, 2, 256, 11),
+        (12, 2, 34, 2, 256, 21),
+        (16, 2, 46, 2, 256, 32),
+        (24, 2, 60, 0, 0, 32),
+        (80, 2, 60, 0, 0, 32),
+        (4, 1, 1, 2, 192, 2),
+        (6, 1, 16, 2, 256, 6),
+        (8, 1, 35, 2, 256, 11),
+        (12, 1, 56, 2, 256, 21),
+        (16, 1, 60, 0, 256, 32),
+    ],
+)
+def test_plans(vram, weights, resident, slots, tile, llama):
+    budget = MemoryBudget.of(vram, ram=16 * GIB, disk=100 * GIB)
+    asked = question(weights=weights)
+    plan = plan_memory(budget, asked)
+    plan.refuse("framepack")
+    denoise = plan.phase(DENOISE)
+    assert (len(denoise.resident), denoise.slots) == (resident, slots)
+    assert decode_tile(budget, asked) == tile
+    assert len(plan.phase(TEXT).resident) == llama
+    assert [phase.need.name for phase in plan.phases] == list(PHASES)
+    assert all(phase.device <= budget.allocator for phase in plan.phases)
+
+
+def test_six_gib_and_sixteen_of_memory():
+    plan = plan_memory(MemoryBudget.of(6, ram=16 * GIB), question())
+    assert plan.source == "mapped"
+    assert max(phase.device for phase in plan.phases) <= 4.7 * GIB
+    assert plan.ram < 8 * GIB  # of the 16 that the bf16 model may take
+    assert 15 * GIB < plan.cache < 17 * GIB
+
+
+def test_six_gib_and_much_memory():
+    plan = plan_memory(MemoryBudget.of(6, ram=48 * GIB), question())
+    assert (plan.source, plan.cache) == ("pinned", 0)
+    assert 18 * GIB < plan.ram < 20 * GIB
+
+
+@pytest.mark.parametrize("size", [(768, 768), (704, 1280)])
+def test_larger_pictures_leave_fewer_blocks(size):
+    small = plan_memory(MemoryBudget.of(8), question()).phase(DENOISE)
+    plan = plan_memory(MemoryBudget.of(8), question(height=size[0], width=size[1]))
+    large = plan.phase(DENOISE)
+    assert large.need.work > small.need.work
+    assert len(large.resident) < len(small.resident)
+
+
+def test_what_is_too_large_is_refused_with_numbers():
+    plan = plan_memory(MemoryBudget.of(4), question(height=1088, width=1920))
+    (denoise,) = [line for line in plan.shortages() if line.startswith(DENOISE)]
+    assert "3.1 GiB of 4.0 GiB" in denoise
+
+
+def test_odd_sizes():
+    with pytest.raises(InputError, match="830x480"):
+        plan_memory(MemoryBudget.of(8), question(width=830))
+
+
+def test_guidance_in_two_passes_keeps_two_prompts():
+    one, two = (
+        phase_needs(MemoryBudget.of(8), question(passes=passes), FULL)[-1] for passes in (1, 2)
+    )
+    assert one.name == DECODE
+    assert two.weights - one.weights == 25 * (2_224_128 + (256 + 729) * 3072 * 2)
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that tensors made inside it held at one time. For the meta device."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        self.live, self.peak = {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.weights:
+                    self.live.setdefault(storage._cdata, (storage.nbytes(), storage._weak_ref()))
+        for key, (_, reference) in list(self.live.items()):
+            if torch.UntypedStorage._expired(reference):
+                del self.live[key]
+        self.peak = max(self.peak, sum(size for size, _ in self.live.values()))
+        return out
+
+
+def test_the_estimate_of_work_covers_what_a_step_allocates(monkeypatch: pytest.MonkeyPatch):
+    """A whole step at full size, without memory: estimate >= peak, and not by far."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
+    with torch.device("meta"):
+        model = PackedDiT(FULL).to(torch.bfloat16)
+
+        def frames(count: int) -> LatentFrames:
+            data = torch.empty(1, 16, count, 60, 104, dtype=torch.bfloat16)
+            return LatentFrames(data, torch.empty(1, count, dtype=torch.int64))
+
+        context = PackedContext(
+            tuple(
+                ContextGroup(Kernel(k, 2 * k, 2 * k), frames(n))
+                for k, n in ((4, 16), (2, 2), (1, 2))
+            )
+        )
+        half = {"dtype": torch.bfloat16}
+        told = Conditioning(
+            text=torch.empty(1, 256, 4096, **half), text_mask=torch.empty(1, 256, dtype=torch.bool),
+            pooled=torch.empty(1, 768, **half), image=torch.empty(1, 729, 1152, **half),
+            guidance=torch.empty(1),
+        )  # fmt: skip
+        prompt = _prompt(model)
+        fused = AttentionBackend("fused", lambda q, _k, _v, _m: torch.empty_like(q), lambda _: None)
+        with torch.no_grad(), LiveBytes(model) as live:
+            target = frames(9)
+            section = model.embed_section(context, target)
+            model(target, torch.empty(1), told, context, attention=fused, prompt=prompt,
+                  section=section)  # fmt: skip
+    work = phase_needs(MemoryBudget.of(8), question(), FULL)[5].work
+    assert 0.7 * work < live.peak <= work
+
+
+def _prompt(model: PackedDiT):
+    from recurvid.models.packed_dit.model import PromptState
+
+    temb = torch.empty(1, 3072, dtype=torch.bfloat16)
+    text = torch.empty(1, 256 + 729, 3072, dtype=torch.bfloat16)
+    return model.with_vectors(PromptState(text, None, temb))
