@@ -150,3 +150,9 @@ def test_readme_has_the_two_commands():
 def test_decisions_are_numbered_without_gaps():
     numbers = [int(p.name[:4]) for p in sorted((ROOT / "docs/adr").glob("[0-9]*.md"))]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_every_decision_is_listed():
+    listed = text_of("docs/adr/README.md")
+    missing = [p.name for p in (ROOT / "docs/adr").glob("[0-9]*.md") if p.name not in listed]
+    assert missing == []
