@@ -89,7 +89,17 @@ class CachedStep:
     step: Step
 
     def run(self, tokens: Tensor, probe: Probe, blocks: Blocks) -> Tensor:
-        """Video tokens (b, n, d) after the blocks, computed or told."""
+        """Video tokens (b, n, d) after the blocks, computed or told.
+
+        Raises:
+            InputError: the cache has seen other calls than those before this one.
+        """
+        seen = len(self.cache.computed)
+        if self.step.index not in (0, seen):
+            raise InputError(
+                f"step cache: call {self.step.index + 1} came after {seen} calls; a cache serves "
+                f"one section and one guidance branch"
+            )
         return self.cache.run(self.step, tokens, probe, blocks)
 
 

@@ -64,7 +64,7 @@ class TaylorCache:
         return tokens + residual.to(tokens.dtype)
 
 
-def weights_at(position: float, nodes: Sequence[float]) -> list[float]:
+def weights_at(position: int, nodes: Sequence[int]) -> list[float]:
     """Lagrange's weights: the polynomial through values at ``nodes``, evaluated at ``position``."""
     weights: list[float] = []
     for i, node in enumerate(nodes):
