@@ -64,7 +64,7 @@ def test_a_cache_saves_blocks_and_changes_the_latents(tmp_path: Path, name: str)
     assert latents(tmp_path / "on") != latents(tmp_path / "off")
 
 
-CUT = [{"step_cache": name} for name in FREE]
+CUT: list[dict[str, Any]] = [{"step_cache": name} for name in FREE]
 CUT[0] |= {"cfg_scale": 3.0, "negative_prompt": "blur"}
 
 

@@ -73,8 +73,8 @@ def test_bf16_keeps_the_digits_of_the_differences() -> None:
     cache = TaylorCache(TWO_OF_THREE, 2)
     probe = torch.ones(1, 1, 1)
     values = torch.linspace(-4, 4, 97).view(1, 1, -1).bfloat16()
+    out = tokens = torch.zeros_like(values)
     for i in range(8):
-        tokens = torch.zeros_like(values)
 
         def blocks():
             yield values

@@ -39,7 +39,8 @@ class Described:
         self.residual: Any = None
 
     def modulated(self, tokens: Tensor, temb: Tensor) -> Any:
-        linear = self.model.transformer_blocks[0].norm1.linear
+        block: Any = self.model.transformer_blocks[0]
+        linear = block.norm1.linear
         weight, bias = linear.weight.double().numpy(), linear.bias.double().numpy()
         t = temb.double().numpy()
         vectors = (t / (1 + np.exp(-t))) @ weight.T + bias
