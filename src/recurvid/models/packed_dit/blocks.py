@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from recurvid.ops.attention.backend import AttentionBackend
 from recurvid.ops.linear.epilogues import linear_gelu, linear_of_two
+from recurvid.ops.linear.layers import several
 from recurvid.ops.modulation import EPS, gated, modulate
 from recurvid.ops.rope import RopeTable, apply_rope
 
@@ -106,7 +107,11 @@ class Attention(nn.Module):
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised q and k, and v, of (b, n, d); each (b, n, heads, head_dim)."""
-        q, k, v = self.split(self.to_q(x)), self.split(self.to_k(x)), self.split(self.to_v(x))
+        return self.normed(*several(x, self.to_q, self.to_k, self.to_v))
+
+    def normed(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised q and k, and v, split into heads."""
+        q, k, v = self.split(q), self.split(k), self.split(v)
         # Under autocast norms give fp32; kernels want one type.
         return self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype), v
 
@@ -127,9 +132,11 @@ class JointAttention(Attention):
     def forward(self, image: Tensor, text: Tensor, shared: BlockInputs) -> tuple[Tensor, Tensor]:
         """(b, n, d) and (b, l, d) to the same shapes."""
         q, k, v = self.qkv(image)
-        q = torch.cat([q, self.norm_added_q(self.split(self.add_q_proj(text)))], dim=1)
-        k = torch.cat([k, self.norm_added_k(self.split(self.add_k_proj(text)))], dim=1)
-        v = torch.cat([v, self.split(self.add_v_proj(text))], dim=1)
+        added = several(text, self.add_q_proj, self.add_k_proj, self.add_v_proj)
+        q_text, k_text, v_text = map(self.split, added)
+        q = torch.cat([q, self.norm_added_q(q_text)], dim=1)
+        k = torch.cat([k, self.norm_added_k(k_text)], dim=1)
+        v = torch.cat([v, v_text], dim=1)
         q, k = apply_rope(q, shared.rope), apply_rope(k, shared.rope)
         out = shared.attention(q, k, v, shared.mask).flatten(2)
         n = image.shape[1]
@@ -204,11 +211,16 @@ class SingleBlock(nn.Module):
             vectors = self.vectors(shared.temb)
         shift, scale, gate = vectors.unbind(1)
         y = modulate(x, shift, scale)
-        q, k, v = self.attn.qkv(y)
+        attn = self.attn
+        if self.fused:
+            q, k, v = attn.qkv(y)
+            hidden = linear_gelu(self.proj_mlp, y)
+        else:
+            *qkv, hidden = several(y, attn.to_q, attn.to_k, attn.to_v, self.proj_mlp)
+            q, k, v = attn.normed(*qkv)
+            hidden = F.gelu(hidden, approximate="tanh")
         q, k = apply_rope(q, shared.rope), apply_rope(k, shared.rope)
         attended = shared.attention(q, k, v, shared.mask).flatten(2)
         if self.fused:
-            hidden = linear_gelu(self.proj_mlp, y)
             return gated(x, gate, linear_of_two(self.proj_out, attended, hidden))
-        hidden = F.gelu(self.proj_mlp(y), approximate="tanh")
         return gated(x, gate, self.proj_out(torch.cat([attended, hidden], dim=-1)))

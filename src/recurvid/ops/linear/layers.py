@@ -44,8 +44,10 @@ class EightBitLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features), in the dtype of x."""
-        rows = x.reshape(-1, self.in_features)
-        codes, x_scale = self.rounded(rows)
+        return self.of_codes(*self.rounded(x.flatten(0, -2)), x)
+
+    def of_codes(self, codes: Tensor, x_scale: Tensor, x: Tensor) -> Tensor:
+        """The same where the rows of x have been rounded already."""
         y = self.product(codes, x_scale, self.weight, self.scale, self.bias)
         return y.to(x.dtype).unflatten(0, x.shape[:-1])
 
@@ -102,3 +104,18 @@ def int8(linear: nn.Linear) -> nn.Module:
 def fp8(linear: nn.Linear) -> nn.Module:
     """fp8 (e4m3) weights by rows, fp8 activations by tokens."""
     return EightBitLinear(linear, to_e4m3, fp8_product)
+
+
+# The list's items go unsaid: checking them at run time, as tests do, cannot be compiled.
+def several(x: Tensor, *layers: nn.Module) -> list:
+    """What each layer makes of x, one tensor a layer; 8-bit layers share one rounding of it."""
+    first = layers[0]
+    if not isinstance(first, EightBitLinear):
+        return [layer(x) for layer in layers]
+    codes, x_scale = first.rounded(x.flatten(0, -2))
+    return [
+        layer.of_codes(codes, x_scale, x)
+        if isinstance(layer, EightBitLinear) and layer.rounded is first.rounded
+        else layer(x)
+        for layer in layers
+    ]

@@ -37,7 +37,7 @@ if AVAILABLE:
         for m, n, k, stages, warps in TILES
     ]
 
-    @triton.autotune(configs=CONFIGS, key=["n", "k"])
+    @triton.autotune(configs=CONFIGS, key=["m", "n", "k"])
     @triton.jit
     def int8_kernel(  # noqa: PLR0913, D103 - a kernel's signature is its data
         x, x_scale, weight, scale, bias, out, m, n, k,

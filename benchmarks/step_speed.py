@@ -1,0 +1,519 @@
+"""How fast is one step, in which form, at which error, beside diffusers in the same process?
+
+    python benchmarks/step_speed.py                    # one H100 with 72 GiB free, under 9 minutes
+    python benchmarks/step_speed.py --variants kernels,int8,int8+fp8-attention
+    python benchmarks/step_speed.py --tiny             # any machine: tries the script
+    python benchmarks/step_speed.py --list
+
+One set of random weights of the 13B model at 480x832 (18,755 tokens), as model_parity_gpu.py draws
+it. In this order, so that a run that is cut off has told the most:
+
+1. fp32 output, the truth that every error is measured against.
+2. checks: every kernel against plain arithmetic at small size.
+3. kernels: time of single products and attentions at full size, against the card's ceilings.
+4. variants: each is a model over the same weights; a row is printed as soon as it is known, and
+   one step of diffusers is timed after each, so that a card that grows warm slows both.
+
+A variant that fails says so and the next one goes on. Everything known so far is written to
+step-speed-DATE.json in $OUT (or benchmarks/results) after each variant. No variant is begun with
+less than --reserve seconds left of --seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gc
+import json
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
+
+from model_parity_gpu import TINY, Bench, device_name, relative  # noqa: E402
+
+from recurvid.models.compiled import compile_blocks, fuse_products  # noqa: E402
+from recurvid.models.packed_dit.config import PRESETS  # noqa: E402
+from recurvid.models.packed_dit.model import PackedDiT  # noqa: E402
+from recurvid.models.quantized import quantize  # noqa: E402
+from recurvid.ops.attention.backend import AttentionBackend, AttentionSpec  # noqa: E402
+from recurvid.ops.attention.eight_bit import simulated  # noqa: E402
+from recurvid.ops.attention.reference import REFERENCE  # noqa: E402
+from recurvid.ops.attention.registry import ATTENTION  # noqa: E402
+from recurvid.ops.linear import products  # noqa: E402
+from recurvid.ops.linear.epilogues import linear_gelu, linear_of_two  # noqa: E402
+from recurvid.ops.linear.layers import EightBitLinear  # noqa: E402
+from recurvid.ops.linear.rounding import to_e4m3, to_int8  # noqa: E402
+from recurvid.ops.linear.triton_int8 import AVAILABLE as TRITON  # noqa: E402
+from recurvid.ops.linear.triton_int8 import int8_fused_product, int8_linear  # noqa: E402
+
+GIB = 2**30
+TOKENS, WIDTH = 18_755, 3072
+# Arithmetic of one step in TFLOP, and what the card has been measured to do (TFLOP/s).
+LINEAR, ATTEND = 255.0, 259.0
+TARGETS = {"bf16": 1.45, "8-bit linears": 1.7, "8-bit linears and attention": 2.0}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of the model.
+
+    Attributes:
+        form: of the wide layers, or None for the model's own bf16.
+        product: what multiplies in place of the form's own, or None.
+        compiled: whether the blocks are compiled; a mode of torch.compile, or "" for the default.
+        prepared: modulation vectors, prompt, packed context and RoPE made before.
+        fused: GELU and the sum of two products in the library's own epilogue.
+    """
+
+    attention: str = "cudnn"
+    form: str | None = None
+    product: Callable[..., torch.Tensor] | None = None
+    compiled: str | None = ""
+    prepared: bool = True
+    fused: bool = False
+
+
+VARIANTS: dict[str, Variant] = {
+    "eager": Variant("sdpa", compiled=None, prepared=False),
+    "eager-cudnn": Variant(compiled=None),
+    "compiled": Variant(),
+    "fp8": Variant(form="fp8", product=products.fp8_row_product),
+    "int8": Variant(form="int8", product=int8_fused_product),
+    "int8+fp8-attention": Variant("cudnn-fp8", "int8", int8_fused_product),
+    "compiled-fused": Variant(fused=True),
+    "fp8-after": Variant(form="fp8", product=products.fp8_product),
+    "int8-torch": Variant(form="int8", product=products.int8_product),
+    "fp8+fp8-attention": Variant("cudnn-fp8", "fp8", products.fp8_product),
+    "bf16+fp8-attention": Variant("cudnn-fp8"),
+    "compiled-sdpa": Variant("sdpa"),
+    "eager-fused": Variant(compiled=None, fused=True),
+    # By name only: they cost minutes, are slower by design, or need a library.
+    "compiled-tuned": Variant(compiled="max-autotune-no-cudagraphs"),
+    "int8-tuned": Variant(
+        form="int8", product=products.int8_product, compiled="max-autotune-no-cudagraphs"
+    ),
+    "int8-weights": Variant(form="int8-weights"),
+    "nf4": Variant(form="nf4"),
+    "sage": Variant("sage"),
+    "flash2": Variant("flash2"),
+    "flash3": Variant("flash3"),
+    "torch-flash": Variant("torch-flash"),
+}
+ON_REQUEST = list(VARIANTS)[list(VARIANTS).index("compiled-tuned") :]
+STAGES = ("checks", "kernels")
+DEFAULT = [*STAGES, *(name for name in VARIANTS if name not in ON_REQUEST)]
+
+
+def main() -> int:
+    args = parse_args()
+    if args.list:
+        print("\n".join([*DEFAULT, *(f"{name}  (on request)" for name in ON_REQUEST)]))
+        return 0
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_grad_enabled(False)
+    run = Run(args)
+    run.begin()
+    for name in args.names:
+        run.guarded(name)
+    run.finish()
+    return 1 if run.failed else 0
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--variants", help=f"comma separated; default: {','.join(DEFAULT)}")
+    parser.add_argument("--list", action="store_true", help="names of all variants")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the script")
+    parser.add_argument("--device", help="default: cuda, or cpu with --tiny and no GPU")
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each")
+    parser.add_argument("--seconds", type=float, default=520, help="for everything")
+    parser.add_argument("--reserve", type=float, default=50, help="no variant is begun with less")
+    parser.add_argument("--backend", help="of torch.compile (default: inductor; tiny: aot_eager)")
+    parser.add_argument("--no-truth", action="store_true", help="no fp32 pass: 25 s less")
+    args = parser.parse_args()
+    args.names = args.variants.split(",") if args.variants else DEFAULT
+    if unknown := [name for name in args.names if name not in (*STAGES, *VARIANTS)]:
+        parser.error(f"unknown variants {', '.join(unknown)}; see --list")
+    if args.device is None:
+        args.device = "cpu" if args.tiny and not torch.cuda.is_available() else "cuda"
+    args.backend = args.backend or ("aot_eager" if args.device == "cpu" else "inductor")
+    return args
+
+
+class Run:
+    """Models, what is known so far, and the clock."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.start = args, time.perf_counter()
+        self.device = torch.device(args.device)
+        self.cuda = self.device.type == "cuda"
+        self.failed: list[str] = []
+        self.baseline: list[float] = []
+        self.result: dict[str, Any] = {
+            "device": device_name(args.device),
+            "torch": torch.__version__,
+            "date": datetime.date.today().isoformat(),
+            "targets": TARGETS,
+            "arithmetic_tflop": {"linear": LINEAR, "attention": ATTEND},
+            "variants": {},
+        }
+
+    def begin(self) -> None:
+        """Weights, the fp32 truth, the bf16 output, and diffusers' time."""
+        import diffusers
+
+        config, size = (TINY, (12, 20)) if self.args.tiny else (PRESETS["13b"], (60, 104))
+        self.bench = Bench(config, size, self.args.device)
+        self.say("weights drawn")
+        self.truth = None if self.args.no_truth else self.bench.ours().cpu()
+        self.say("fp32 truth")
+        self.bench.to_bf16()
+        self.bf16 = self.bench.ours().cpu()
+        theirs = self.bench.diffusers().cpu()
+        self.result["diffusers"] = diffusers.__version__
+        for _ in range(3 if self.cuda else 1):
+            self.baseline.append(self.timed(self.bench.diffusers))
+        self.result["diffusers_error"] = self.errors(theirs)
+        self.result["cudnn"] = torch.backends.cudnn.version() if self.cuda else None
+        print(f"{'variant':22} {'ms':>7} {'ratio':>6} {'err fp32':>9} {'err bf16':>9}"
+              f" {'first s':>8} {'peak GiB':>8} {'weights':>8}", flush=True)  # fmt: skip
+        self.row("diffusers", {"ms": self.base_ms, "ratio": 1.0, **self.errors(theirs)})
+        self.save()
+
+    def guarded(self, name: str) -> None:
+        """Run one stage or variant; whatever happens, the next one can go on."""
+        left = self.args.seconds - (time.perf_counter() - self.start)
+        if left < self.args.reserve:
+            self.result["variants"][name] = {"skipped": f"{left:.0f} s left"}
+            print(f"{name:22} skipped: {left:.0f} s left", flush=True)
+            return
+        try:
+            if name in STAGES:
+                stage = {"checks": checks, "kernels": kernels}[name]
+                self.result[name] = stage(self.device)
+            else:
+                self.variant(name, VARIANTS[name])
+        except Exception as error:  # noqa: BLE001 - the list must go on
+            self.failed.append(name)
+            said = f"{type(error).__name__}: {str(error).strip()[:400]}"
+            self.result["variants"][name] = {
+                "failed": said,
+                "trace": traceback.format_exc()[-3000:],
+            }
+            print(f"{name:22} FAILED {said.splitlines()[0][:150]}", flush=True)
+        self.clean()
+        self.save()
+
+    def variant(self, name: str, variant: Variant) -> None:
+        """Build, check, time and profile one form of the model."""
+        attention = self.attention(variant.attention)
+        torch.cuda.reset_peak_memory_stats() if self.cuda else None
+        model, facts = self.build(variant)
+        step = self.step_of(model, variant, attention)
+        begun = time.perf_counter()
+        out = step()
+        self.wait()
+        facts["first_s"] = time.perf_counter() - begun
+        facts |= self.errors(out)
+        step()
+        times = [self.timed(step) for _ in range(self.args.repeats if self.cuda else 1)]
+        facts["ms"], facts["ms_all"] = middle(times), times
+        self.baseline.append(self.timed(self.bench.diffusers))
+        facts["ms_diffusers_after"] = self.baseline[-1]
+        facts["ratio"] = self.base_ms / facts["ms"]
+        if self.cuda:
+            facts["peak_gib"] = torch.cuda.max_memory_allocated() / GIB
+            facts["graphs"] = torch._dynamo.utils.counters["stats"].get("unique_graphs", 0)
+        self.result["variants"][name] = facts
+        self.row(name, facts)
+        self.save()
+        if self.cuda:
+            facts["profile"] = profile(step)
+            print("    " + ", ".join(f"{k} {v:.0f} ms" for k, v in facts["profile"]["ms"].items()),
+                  flush=True)  # fmt: skip
+
+    def build(self, variant: Variant) -> tuple[PackedDiT, dict[str, Any]]:
+        """A model over the same weights, converted and compiled."""
+        model = sharing(self.bench.model)
+        facts: dict[str, Any] = {"attention": variant.attention, "form": variant.form}
+        if variant.form is not None:
+            converted = quantize(model, variant.form, self.device)
+            facts["weights_gib"] = converted.bytes_after / GIB
+            for module in model.modules():
+                if isinstance(module, EightBitLinear) and variant.product is not None:
+                    module.product = variant.product
+        fuse_products(model, on=variant.fused)
+        if variant.compiled is not None:
+            options: dict[str, Any] = {"backend": self.args.backend, "dynamic": False}
+            if variant.compiled and self.args.backend == "inductor":
+                options["mode"] = variant.compiled
+            compile_blocks(model, **options)
+        return model, facts
+
+    def step_of(self, model: PackedDiT, variant: Variant, attention: AttentionBackend):
+        """One step as a job runs it."""
+        target, timestep, conditioning, context = self.bench._our_inputs()
+        made: dict[str, Any] = {}
+        if variant.prepared:
+            made["prompt"] = model.with_vectors(model.embed_prompt(conditioning, timestep))
+            made["section"] = model.embed_section(context, target)
+        inputs = (target, timestep, conditioning, context)
+        return lambda: model(*inputs, attention=attention, **made)
+
+    def attention(self, name: str) -> AttentionBackend:
+        """The kernel; on a CPU something that can stand in for it."""
+        spec = AttentionSpec(self.device.type, torch.bfloat16, 128)
+        reason = ATTENTION[name].why_not(spec)
+        if reason is None:
+            return ATTENTION[name]
+        if self.cuda:
+            raise RuntimeError(f"attention {name}: {reason}")
+        if name == "cudnn-fp8":
+            return AttentionBackend(
+                "simulated", lambda q, k, v, _: simulated(q, k, v), lambda _: ""
+            )
+        return ATTENTION["sdpa"]
+
+    def errors(self, out: torch.Tensor) -> dict[str, float]:
+        """Relative L2 error against the fp32 truth and against our own bf16."""
+        found = {"error_bf16": relative(out.cpu(), self.bf16)}
+        if self.truth is not None:
+            found["error_fp32"] = relative(out.cpu(), self.truth)
+        return found
+
+    @property
+    def base_ms(self) -> float:
+        """diffusers, the median of all its steps so far."""
+        return middle(self.baseline)
+
+    def timed(self, step: Callable[[], Any]) -> float:
+        """Milliseconds of one step."""
+        self.wait()
+        begun = time.perf_counter()
+        step()
+        self.wait()
+        return 1000 * (time.perf_counter() - begun)
+
+    def wait(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def clean(self) -> None:
+        """Let go of a variant's weights and compiled code."""
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        gc.collect()
+        if self.cuda:
+            torch.cuda.empty_cache()
+
+    def say(self, what: str) -> None:
+        self.wait()
+        print(f"  {time.perf_counter() - self.start:5.0f} s  {what}", flush=True)
+
+    def row(self, name: str, facts: dict[str, Any]) -> None:
+        def cell(key: str, width: int, digits: int) -> str:
+            value = facts.get(key)
+            return " " * width if value is None else f"{value:{width}.{digits}f}"
+
+        error = [
+            f"{facts[k]:9.5f}" if k in facts else " " * 9 for k in ("error_fp32", "error_bf16")
+        ]
+        print(f"{name:22} {cell('ms', 7, 0)} {cell('ratio', 6, 3)} {' '.join(error)} "
+              f"{cell('first_s', 8, 1)} {cell('peak_gib', 8, 1)} {cell('weights_gib', 8, 1)}"
+              f"   [{time.perf_counter() - self.start:.0f} s]", flush=True)  # fmt: skip
+
+    def save(self) -> None:
+        folder = Path(os.environ.get("OUT") or HERE / "results")
+        folder.mkdir(parents=True, exist_ok=True)
+        tiny = "tiny-" if self.args.tiny else ""
+        self.path = folder / f"step-speed-{tiny}{self.result['date']}.json"
+        self.result |= {"ms_diffusers": self.base_ms, "ms_diffusers_all": self.baseline}
+        self.path.write_text(json.dumps(self.result, indent=1) + "\n")
+
+    def finish(self) -> None:
+        """The whole table once more, against the median of all of diffusers' steps."""
+        print(f"\ndiffusers eager: {self.base_ms:.0f} ms, median of {len(self.baseline)}")
+        for name, facts in self.result["variants"].items():
+            if "ms" in facts:
+                facts["ratio"] = self.base_ms / facts["ms"]
+                self.row(name, facts)
+            else:
+                print(f"{name:22} {facts.get('failed') or facts.get('skipped')}"[:170])
+        self.save()
+        print(f"written: {self.path}", flush=True)
+
+
+def sharing(model: PackedDiT) -> PackedDiT:
+    """Another model over the same parameters."""
+    with torch.device("meta"):
+        other = PackedDiT(model.config)
+    other.load_state_dict(model.state_dict(), strict=True, assign=True)
+    return other.eval().requires_grad_(False)
+
+
+def checks(device: torch.device) -> dict[str, Any]:
+    """Kernels against plain arithmetic, on fresh random numbers, at sizes that do not fit tiles."""
+    found: dict[str, Any] = {}
+    g = torch.Generator(device=device).manual_seed(int(time.time()))
+
+    def rand(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=g, device=device)
+
+    def check(name: str, limit: float, got: Callable[[], torch.Tensor], want: torch.Tensor) -> None:
+        try:
+            error = relative(got(), want)
+        except (Exception, SystemExit) as problem:  # noqa: BLE001
+            found[name] = f"{type(problem).__name__}: {str(problem)[:200]}"
+            print(f"  check {name:28} FAILED {found[name][:110]}", flush=True)
+            return
+        found[name] = {"error": error, "limit": limit, "passed": error <= limit}
+        verdict = "ok" if error <= limit else "WRONG"
+        print(f"  check {name:28} {error:.2e} (limit {limit:.0e}) {verdict}", flush=True)
+
+    x, w, b = rand(1037, 3072), rand(1552, 3072), rand(1552)
+    (x8, xs), (w8, ws) = to_int8(x), to_int8(w)
+    exact = products.plain_product(x8.double(), xs, w8.double(), ws, b)
+    check("int8 torch", 1e-5, lambda: products.int8_product(x8, xs, w8, ws, b), exact)
+    if TRITON and device.type == "cuda":
+        fused = partial(int8_linear, x8, xs, w8, ws, b)
+        check("int8 triton", 3e-3, lambda: fused(torch.bfloat16, False), exact)
+        bent = F.gelu(exact, approximate="tanh")
+        check("int8 triton GELU", 3e-3, lambda: fused(torch.bfloat16, True), bent)
+    (x8, xs), (w8, ws) = to_e4m3(x), to_e4m3(w)
+    exact = products.plain_product(x8.double(), xs, w8.double(), ws, b)
+    check("fp8 scaled by rows", 5e-3, lambda: products.fp8_row_product(x8, xs, w8, ws, b), exact)
+    check("fp8 scaled after", 5e-3, lambda: products.fp8_product(x8, xs, w8, ws, b), exact)
+
+    layer = torch.nn.Linear(3072, 512, device=device, dtype=torch.bfloat16)
+    y = x.bfloat16() * 3
+    bent = F.gelu(
+        F.linear(y.double(), layer.weight.double(), layer.bias.double()), approximate="tanh"
+    )
+    check("GELU in the product", 5e-3, lambda: linear_gelu(layer, y), bent)
+    straight = F.linear(y.double(), layer.weight.double(), layer.bias.double())
+    check(
+        "sum of two products", 5e-3, lambda: linear_of_two(layer, y[:, :512], y[:, 512:]), straight
+    )
+
+    q, k, v = (rand(1, n, 3, 128).bfloat16() for n in (517, 1031, 1031))
+    exact = REFERENCE(q.double(), k.double(), v.double())
+    for name, backend in ATTENTION.items():
+        reason = backend.why_not(AttentionSpec.of(q, None))
+        if reason is not None:
+            found[f"attention {name}"] = f"cannot be used: {reason}"
+            print(f"  check attention {name:18} cannot be used: {reason}", flush=True)
+        else:
+            limit = 1e-2 if backend.exact else 0.1
+            check(f"attention {name}", limit, partial(backend, q, k, v), exact)
+    return found
+
+
+def kernels(device: torch.device) -> dict[str, Any]:
+    """TFLOP/s of single kernels at the model's sizes, and their milliseconds."""
+    tokens, width = (TOKENS, WIDTH) if device.type == "cuda" else (256, 128)
+    found: dict[str, Any] = {}
+
+    def timed(name: str, flop: float, call: Callable[[], Any]) -> None:
+        try:
+            ms = kernel_ms(call, device)
+        except Exception as error:  # noqa: BLE001
+            found[name] = f"{type(error).__name__}: {str(error)[:200]}"
+            print(f"  {name:34} FAILED {found[name][:110]}", flush=True)
+            return
+        found[name] = {"ms": ms, "tflops": flop / ms / 1e9}
+        print(f"  {name:34} {ms:8.3f} ms {flop / ms / 1e9:7.0f} TFLOP/s", flush=True)
+
+    for k, n in ((width, width), (width, 4 * width), (4 * width, width), (5 * width, width)):
+        x = torch.randn(tokens, k, device=device, dtype=torch.bfloat16)
+        w = torch.randn(n, k, device=device, dtype=torch.bfloat16) * 0.02
+        bias = torch.randn(n, device=device, dtype=torch.bfloat16)
+        flop, size = 2.0 * tokens * k * n, f"{k}->{n}"
+        timed(f"bf16 {size}", flop, partial(F.linear, x, w, bias))
+        i8 = (*to_int8(x), *to_int8(w), bias)
+        timed(f"int8 sums only {size}", flop,
+              lambda a=i8: torch.ops.aten._int_mm(a[0], a[2].t()))  # fmt: skip
+        if TRITON and device.type == "cuda":
+            timed(f"int8 triton {size}", flop, partial(int8_linear, *i8, torch.bfloat16, False))
+        f8 = (*to_e4m3(x), *to_e4m3(w), bias)
+        timed(f"fp8 by rows {size}", flop, partial(products.fp8_row_product, *f8))
+        if device.type == "cuda":
+            one = torch.ones((), device=device)
+            timed(f"fp8 by tensor {size}", flop, lambda a=f8, one=one: torch.ops.aten._scaled_mm(
+                a[0], a[2].t(), one, one, None, None, torch.bfloat16, True))  # fmt: skip
+    q, k, v = (torch.randn(1, tokens, 24, 128, device=device, dtype=torch.bfloat16) for _ in "qkv")
+    flop = 4.0 * tokens * tokens * 24 * 128
+    for name, backend in ATTENTION.items():
+        big = name == "reference" and device.type == "cuda"
+        if not big and backend.why_not(AttentionSpec.of(q, None)) is None:
+            timed(f"attention {name}", flop, partial(backend, q, k, v))
+    return found
+
+
+def kernel_ms(call: Callable[[], Any], device: torch.device) -> float:
+    """Median milliseconds of a kernel; about 0.3 s of work."""
+    call()
+    if device.type != "cuda":
+        begun = time.perf_counter()
+        call()
+        return 1000 * (time.perf_counter() - begun)
+    torch.cuda.synchronize()
+    times: list[float] = []
+    while sum(times) < 200 and len(times) < 100:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return middle(times)
+
+
+KINDS = (
+    ("attention", r"sdpa|fmha|flash|attention|attn"),
+    ("products", r"gemm|nvjet|cutlass|int8_kernel|xmma|wgmma|cublas"),
+    ("compiled", r"^triton"),
+)
+
+
+def profile(step: Callable[[], Any]) -> dict[str, Any]:
+    """Where one step's time on the card goes: by kind of kernel, and the largest kernels."""
+    from torch.profiler import ProfilerActivity
+
+    with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as seen:
+        step()
+        torch.cuda.synchronize()
+    kinds: dict[str, float] = {}
+    largest: list[tuple[float, int, str]] = []
+    for event in seen.key_averages():
+        ms = event.self_device_time_total / 1000
+        if ms <= 0:
+            continue
+        kind = next((k for k, words in KINDS if re.search(words, event.key, re.I)), "other")
+        kinds[kind] = kinds.get(kind, 0.0) + ms
+        largest.append((round(ms, 2), event.count, event.key[:110]))
+    return {"ms": kinds, "largest": sorted(largest, reverse=True)[:25]}
+
+
+def middle(values: list[float]) -> float:
+    """The median; the upper one of two."""
+    return sorted(values)[len(values) // 2]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
