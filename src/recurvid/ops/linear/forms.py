@@ -45,9 +45,9 @@ def _int8_units(device: torch.device) -> str | None:
 
 
 FORMS: dict[str, Form] = {
-    "int8": Form(int8, 8, 1, _int8_units, "speed and memory; RTX 20 and newer"),
-    "fp8": Form(fp8, 8, 1, why_not_fp8, "speed and memory; RTX 40, H100 and newer"),
-    "int8-weights": Form(Int8Storage, 8, 1, _anywhere, "memory"),
+    "int8": Form(int8, 8.0, 1, _int8_units, "speed and memory; RTX 20 and newer"),
+    "fp8": Form(fp8, 8.0, 1, why_not_fp8, "speed and memory; RTX 40, H100 and newer"),
+    "int8-weights": Form(Int8Storage, 8.0, 1, _anywhere, "memory"),
     "nf4": Form(partial(CodebookLinear, book=NF4), 4.25, GROUP, _anywhere, "memory"),
     "int4": Form(partial(CodebookLinear, book=INT4), 4.25, GROUP, _anywhere, "memory"),
 }
