@@ -88,6 +88,8 @@ def test_every_field_of_a_request_is_an_option(
         "cfg_scale": "2",
         "cfg_rescale": "0.5",
         "noise": "sequential",
+        "step_cache": "first-block",
+        "cache_threshold": "0.25",
         "order": "inverted",
         "schedule": "f1k1_x_g9_f1k1f2k2f16k4_td",
         "exact_gaps": None,
