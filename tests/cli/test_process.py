@@ -65,10 +65,11 @@ def started(
     arguments = [*quick, "--session", "s", "--json", "--steps", "400", *extra]
     running = process("generate", "photo.png", *arguments, cwd=work)
     assert running.stdout is not None
+    line = ""
     for line in running.stdout:
         if until(json.loads(line)):
             return running
-    raise AssertionError(running.communicate()[1])
+    raise AssertionError(line + running.communicate()[1])
 
 
 def second_section(record: dict[str, object]) -> bool:
