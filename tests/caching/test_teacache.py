@@ -127,6 +127,12 @@ def test_decisions_by_hand() -> None:
     assert decisions([0, 0.4, 0.0, 0.0, 0.0], 0.25) == [True, False, True, False, False, True]
 
 
+def test_a_sum_that_reaches_the_threshold_computes() -> None:
+    rule, probe = DistanceRule(0.5, coefficients=(0.25,)), torch.ones(1, 2, 4)
+    made = [rule.is_due(Step(i, 7, 0.5), lambda: probe) for i in range(6)]
+    assert made == [True, False, True, False, True, False]
+
+
 def test_polynomial_by_hand() -> None:
     rule = DistanceRule(0.15)
     assert rule.distance(0.0) == pytest.approx(0.0961237896, abs=1e-12)

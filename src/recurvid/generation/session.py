@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
 
+from recurvid.caching.protocol import StepCache
 from recurvid.conditioning import Conditioning
 from recurvid.events import Event, Finished, Progress, SectionDone
 from recurvid.generation.components import Components
@@ -19,7 +21,7 @@ from recurvid.generation.journal import Journal
 from recurvid.generation.lock import folder_lock
 from recurvid.generation.result import Result
 from recurvid.generation.section import Recipe, generate_section
-from recurvid.generation.step_caches import caching_for, calibration_for
+from recurvid.generation.step_caches import Caching, caching_for, calibration_for, calls_of
 from recurvid.generation.tensor_files import (
     load_conditioning,
     load_latents,
@@ -30,7 +32,7 @@ from recurvid.generation.video_plan import VideoPlan
 from recurvid.latents import LatentFrames
 from recurvid.sampling.noise import NOISE
 from recurvid.sampling.sigmas import dynamic_shift, flow_sigmas
-from recurvid.sampling.solvers import SOLVERS
+from recurvid.sampling.solvers import SOLVERS, Solver
 from recurvid.sections import Section
 from recurvid.vae.codec import missing
 from recurvid.vae.crossfade import CrossFadeStream
@@ -58,6 +60,7 @@ class GenerationSession:
         components: the model.
         force: go on although weights or code have changed since the session began.
         previews: yield a rough look at the section after each step.
+        new_cache: makes step caches in place of the request's, to measure with.
     """
 
     def __init__(
@@ -68,12 +71,14 @@ class GenerationSession:
         *,
         force: bool = False,
         previews: bool = False,
+        new_cache: Callable[[], StepCache] | None = None,
     ):
         self.journal = journal
         self.plan = plan
         self.components = components
         self.force = force
         self.previews = previews
+        self.new_cache = new_cache
         self.calibration = calibration_for(plan.request, components.weights.get("transformer", ()))
         settings = VideoSettings(exact_fps(plan.fps), crf=plan.request.crf)
         self.result = Result(journal, plan, settings)
@@ -197,8 +202,13 @@ class GenerationSession:
             device=self.components.device,
             dtype=self.components.dtype,
             look=partial(preview, self.components.codec) if self.previews else None,
-            caching=caching_for(request, self.calibration, solver, sigmas),
+            caching=self._caching(solver, sigmas),
         )
+
+    def _caching(self, solver: Solver, sigmas: Tensor) -> Caching | None:
+        if self.new_cache is not None:
+            return Caching(self.new_cache, calls_of(solver, sigmas))
+        return caching_for(self.plan.request, self.calibration, solver, sigmas)
 
     def _recorder(self) -> SegmentRecorder:
         codec, plan = self.components.codec, self.plan.sections
