@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from recurvid.cli.options import JsonOption
+import typer
+
+from recurvid.checkpoints.known import KNOWN
+from recurvid.cli.options import JsonOption, VramOption
 from recurvid.cli.output import Output
+from recurvid.errors import InputError
+from recurvid.generation.defaults import video_size
+from recurvid.settings import settings
 
 
-def doctor(as_json: JsonOption = False) -> None:
-    """Look at device, memory, attention kernels, disk and models."""
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="Show what lies where while this model runs.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Size of the video, WIDTHxHEIGHT (default: 832x480).")
+    ] = None,
+    vram: VramOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at device, memory, attention kernels, disk and models; or plan a model's memory."""
+    output = Output(as_json)
+    if not (model is None and size is None and vram is None):
+        _plan(output, model or "framepack", size or "832x480", vram)
+        return
     from recurvid.cli import examination
 
-    output = Output(as_json)
     found = examination.examine()
     if as_json:
         output.record(found)
@@ -21,6 +39,33 @@ def doctor(as_json: JsonOption = False) -> None:
         output.result.print(f"[bold]{title}[/]")
         for line in lines:
             output.result.print(f"  {line}", markup=False)
+
+
+def _plan(output: Output, model: str, size: str, vram: float | None) -> None:
+    """What would lie where, by arithmetic: neither the model's files nor a card are needed."""
+    from recurvid.cli.memory_picture import memory_picture, placement_json
+    from recurvid.generation.memory_plan import MemoryQuestion, plan_memory
+    from recurvid.generation.placing import budget_of
+    from recurvid.generation.runtime import Runtime
+
+    if model not in KNOWN:
+        raise InputError(f"--model {model!r}: unknown; one of {', '.join(KNOWN)}")
+    spec = KNOWN[model]
+    if spec.bundled:
+        raise InputError(f"--model {model}: runs within 1 GiB anywhere; plan framepack instead")
+    height, width = video_size(size, (480, 832))
+    runtime = Runtime.of(settings().device, vram=vram)
+    folder = next(p for p in (settings().sessions, *settings().sessions.parents) if p.exists())
+    budget = budget_of(runtime, folder)
+    if budget is None:
+        raise InputError("no CUDA device here whose free memory would count; give --vram GIB")
+    made_for = spec.defaults
+    question = MemoryQuestion(made_for.schedule, height, width, made_for.steps)
+    placement = plan_memory(budget, question)
+    if output.as_json:
+        output.record({"model": model, "size": f"{width}x{height}", **placement_json(placement)})
+    else:
+        output.result.print(memory_picture(placement, f"{model} at {width}x{height}"))
 
 
 def _sections(found: dict[str, Any]) -> list[tuple[str, list[str]]]:

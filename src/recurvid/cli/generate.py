@@ -17,6 +17,7 @@ from recurvid.cli.options import (
     JsonOption,
     OutputOption,
     QuietOption,
+    VramOption,
     takes_request,
 )
 from recurvid.cli.output import Output
@@ -52,6 +53,7 @@ def generate(
     ] = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    vram: VramOption = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Never touch the network (it is not needed).")
     ] = False,
@@ -71,6 +73,7 @@ def generate(
         dtype=dtype or "auto",
         offline=offline,
         model=model,
+        vram=vram,
     )
     folder = (session or _new_folder(picture)).expanduser().absolute()
     if str(folder) != _as_text(str(folder)):

@@ -26,6 +26,15 @@ DeviceOption = Annotated[str | None, typer.Option(help=f"Device: {DEVICES}.")]
 DtypeOption = Annotated[
     str | None, typer.Option(help="Number type of the model: auto, float32, bfloat16 or float16.")
 ]
+VramOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="GIB",
+        min=1,
+        max=4096,
+        help="Device memory to keep to, everything counted (default: what is free).",
+    ),
+]
 OutputOption = Annotated[
     str | None,  # a Path would lose the slash of "frames/", which means PNG frames
     typer.Option(

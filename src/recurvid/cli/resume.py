@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from recurvid.cli.generate import run_session
-from recurvid.cli.options import DeviceOption, DtypeOption, JsonOption, OutputOption, QuietOption
+from recurvid.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    OutputOption,
+    QuietOption,
+    VramOption,
+)
 from recurvid.cli.output import Output
 from recurvid.cli.stopping import says_how_to_resume
 from recurvid.generation.finished import finished_video
@@ -28,6 +35,7 @@ def resume(
     ] = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    vram: VramOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -35,7 +43,7 @@ def resume(
     output = Output(as_json, quiet)
     journal = Journal.open(folder.expanduser().absolute())
     with says_how_to_resume(journal.folder):
-        _change_local(journal, out, overwrite=overwrite, device=device, dtype=dtype)
+        _change_local(journal, out, overwrite=overwrite, device=device, dtype=dtype, vram=vram)
         done = finished_video(journal)
         if done is None:
             run_session(output, journal, force=force)
@@ -48,7 +56,13 @@ def resume(
 
 
 def _change_local(
-    journal: Journal, out: str | None, *, overwrite: bool, device: str | None, dtype: str | None
+    journal: Journal,
+    out: str | None,
+    *,
+    overwrite: bool,
+    device: str | None,
+    dtype: str | None,
+    vram: float | None,
 ) -> None:
     from recurvid.video.destination import destination
 
@@ -59,6 +73,7 @@ def _change_local(
         overwrite=before.overwrite or overwrite,
         device=device or before.device,
         dtype=dtype or before.dtype,
+        vram=before.vram if vram is None else vram,
     )
     if after != before:
         with folder_lock(journal.folder):

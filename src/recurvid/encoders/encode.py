@@ -54,6 +54,8 @@ class PromptEncoder:
     Args:
         dtype: of weights and embeddings; the released models' encoders run in float16.
         cache: where embeddings are kept between runs; None keeps nothing.
+        resident: how many of LLaMA's layers stay on the device, the others being streamed; None
+            for a device that holds them all.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class PromptEncoder:
         dtype: torch.dtype = torch.float16,
         cache: PromptCache | None = None,
         template: PromptTemplate = VIDEO_TEMPLATE,
+        resident: int | None = None,
     ):
         self._files = files
         self._device = device
         self._dtype = dtype
         self._cache = cache
         self._template = template
+        self._resident = resident
 
     def __call__(self, texts: Sequence[str]) -> PromptEmbeds:
         """One row a text: (b, 512, 4096), (b, 512), (b, 768).
@@ -93,7 +97,12 @@ class PromptEncoder:
         files, device, dtype, template = self._files, self._device, self._dtype, self._template
         tokens = self._run(
             lambda: load_llama(
-                files.llama, files.llama_tokenizer, device=device, dtype=dtype, template=template
+                files.llama,
+                files.llama_tokenizer,
+                device=device,
+                dtype=dtype,
+                template=template,
+                resident=self._resident,
             ),
             texts,
         )

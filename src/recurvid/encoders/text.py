@@ -14,6 +14,7 @@ from torch import Tensor
 from recurvid.checkpoints.dialects import CLIP_TEXT, LLAMA_TEXT
 from recurvid.encoders.weights import fill, open_flat, read_config
 from recurvid.errors import CheckpointError
+from recurvid.memory.streaming import streamed
 
 logger = logging.getLogger(__name__)
 
@@ -171,8 +172,13 @@ def load_llama(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float16,
     template: PromptTemplate = VIDEO_TEMPLATE,
+    resident: int | None = None,
 ) -> LlamaEncoder:
     """LLaMA from a folder or a single file, and its tokenizer's folder.
+
+    Args:
+        resident: how many layers stay on the device; the others are streamed to it from the file.
+            None keeps all.
 
     Raises:
         CheckpointError: one line naming the file that is missing, damaged or another's.
@@ -183,7 +189,12 @@ def load_llama(
     checkpoint = open_flat(weights, LLAMA_TEXT)
     config = read_config(LlamaConfig, weights, _LLAMA_3_8B)
     config.use_cache = False
-    model = fill(LlamaModel, config, checkpoint, device=device, dtype=dtype)
+    if resident is None:
+        model = fill(LlamaModel, config, checkpoint, device=device, dtype=dtype)
+    else:
+        model = fill(LlamaModel, config, checkpoint, device="cpu", dtype=dtype)
+        model.layers = streamed(model.layers, torch.device(device), resident)
+        model.to(device)  # leaves the layers alone
     return LlamaEncoder(model, words, template)
 
 

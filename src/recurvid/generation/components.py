@@ -24,6 +24,7 @@ from recurvid.generation.runtime import Runtime
 from recurvid.latents import LatentGeometry
 from recurvid.models.protocol import Backbone
 from recurvid.vae.codec import Codec
+from recurvid.vae.hunyuan import HunyuanCodec
 
 
 class Embeds(Protocol):
@@ -50,6 +51,19 @@ EncodePicture = Callable[[NDArray[np.uint8]], Tensor]
 
 
 @dataclass(frozen=True)
+class BudgetLoaders:
+    """How parts come when the device cannot hold them.
+
+    Attributes:
+        text: how many layers of the large text encoder stay on the device -> as Loaders.text.
+        codec_on_cpu: -> HunyuanVideo's autoencoder on the CPU.
+    """
+
+    text: Callable[[int], EncodeText]
+    codec_on_cpu: Callable[[], HunyuanCodec]
+
+
+@dataclass(frozen=True)
 class Loaders:
     """How each part comes into memory. Every call loads anew.
 
@@ -58,12 +72,14 @@ class Loaders:
         picture: -> (h, w, 3) uint8 -> (1, n, e) tokens; None for a model without image tokens.
         codec: -> the autoencoder, on its device.
         backbone: -> the network, on its device.
+        for_budget: for a device that is too small; None for a model that fits anywhere.
     """
 
     text: Callable[[], EncodeText]
     picture: Callable[[], EncodePicture] | None
     codec: Callable[[], Codec]
     backbone: Callable[[], Backbone]
+    for_budget: BudgetLoaders | None = None
 
 
 @dataclass

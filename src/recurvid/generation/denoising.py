@@ -15,7 +15,7 @@ from recurvid.conditioning import Conditioning
 from recurvid.errors import NumericsError
 from recurvid.generation.step_caches import Caching
 from recurvid.latents import LatentFrames
-from recurvid.models.protocol import Backbone
+from recurvid.models.protocol import Backbone, PreparingBackbone
 from recurvid.packing.pack import Packed
 from recurvid.sampling.denoiser import Denoiser, guided, velocity_to_denoised
 from recurvid.sampling.stepping import SolverStep
@@ -37,6 +37,7 @@ def make_denoiser(
     guidance: Guidance,
     dtype: torch.dtype,
     caching: Caching | None = None,
+    sigmas: Tensor | None = None,
 ) -> Denoiser:
     """A denoiser of one section; model inputs are cast to ``dtype``, the state stays as it is.
 
@@ -46,6 +47,7 @@ def make_denoiser(
         guidance: whether a second pass steers away from a negative prompt.
         dtype: of the model's inputs; the state x keeps float32.
         caching: each pass gets a cache of its own, born here; None runs every step in full.
+        sigmas: (steps + 1,) that the run will look at, for a backbone that prepares them.
     """
     packed = Packed(
         packed.context.to(device=packed.target_index.device, dtype=dtype), packed.target_index
@@ -53,6 +55,10 @@ def make_denoiser(
     section: list[Any] = []  # made at the first call, which tells the shape of x; for both passes
 
     def one_pass(told: Conditioning) -> Denoiser:
+        if isinstance(backbone, PreparingBackbone) and sigmas is not None:
+            rows, device = told.text.shape[0], told.text.device
+            backbone.prepare(told, [_timestep(sigma, rows, device) for sigma in sigmas[:-1]])
+
         steps = _cached_steps(caching)
 
         @torch.no_grad()
@@ -60,7 +66,7 @@ def make_denoiser(
             target = LatentFrames(x.to(dtype), packed.target_index)
             if not section:
                 section.append(backbone.embed_section(packed.context, target))
-            timestep = (1000.0 * sigma).to(x.device, torch.float32).expand(x.shape[0])
+            timestep = _timestep(sigma, x.shape[0], x.device)
             velocity = backbone(
                 target, timestep, told, packed.context, section=section[0], cache=next(steps)
             )
@@ -85,6 +91,11 @@ def _cached_steps(caching: Caching | None) -> Iterator[CachedStep | None]:
     cache, sigmas = caching.new(), caching.sigmas
     steps = (Step(index, len(sigmas), sigma) for index, sigma in enumerate(sigmas))
     return (CachedStep(cache, step) for step in steps)
+
+
+def _timestep(sigma: Tensor, rows: int, device: torch.device) -> Tensor:
+    """(rows,) float32, the same bits whoever asks."""
+    return (1000.0 * sigma).to(device, torch.float32).expand(rows)
 
 
 def check_finite(step: SolverStep, section: int, dtype: torch.dtype) -> None:

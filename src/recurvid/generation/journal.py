@@ -48,6 +48,7 @@ class Local:
         device, dtype: as asked ("auto" included).
         offline: never touch the network.
         model: where the model's files are looked for, as the user said it; None for its name.
+        vram: GiB of device memory to keep to; None for what is free.
     """
 
     output: str
@@ -57,6 +58,7 @@ class Local:
     dtype: str = "auto"
     offline: bool = False
     model: str | None = None
+    vram: float | None = None
 
 
 @dataclass(frozen=True)

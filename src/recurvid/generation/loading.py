@@ -15,7 +15,7 @@ from recurvid.encoders.image import load_siglip
 from recurvid.encoders.prompt_cache import PromptCache
 from recurvid.encoders.small import SmallEmbeds, load_small_text_encoder
 from recurvid.errors import CheckpointError
-from recurvid.generation.components import Components, EncodeText, Loaders
+from recurvid.generation.components import BudgetLoaders, Components, EncodeText, Loaders
 from recurvid.generation.runtime import Runtime, dtype_for, side_dtype
 from recurvid.latents import LatentGeometry
 from recurvid.models.loading import find_config, load_backbone
@@ -95,6 +95,12 @@ def _released(files: ModelFiles, runtime: Runtime) -> Components:
                 files["vae"], device=device, dtype=side, spatial_tiling=_tile_in_space(device)
             ),
             backbone=lambda: load_backbone(files["transformer"], dtype=dtype, device=device),
+            for_budget=BudgetLoaders(
+                text=lambda resident: PromptEncoder(
+                    texts, device=device, dtype=side, cache=cache, resident=resident
+                ),
+                codec_on_cpu=lambda: load_hunyuan(files["vae"], dtype=side, spatial_tiling=False),
+            ),
         ),
         geometry=_vae_geometry(files["vae"]),
         weights={role: _files_in(path) for role, path in files.paths.items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from recurvid.checkpoints.locate import locate
 from recurvid.generation.journal import Journal
 from recurvid.generation.loading import load_components
+from recurvid.generation.placing import under_budget
 from recurvid.generation.runtime import Runtime
 from recurvid.generation.session import GenerationSession
 from recurvid.generation.video_plan import VideoPlan, plan_video
@@ -21,11 +22,11 @@ def open_session(
     Raises:
         InputError: a request that the model cannot do.
         CheckpointError: files of the model are missing.
-        ComponentError: the device is not there.
+        ComponentError: the device is not there, or memory, card or disk are too small.
     """
     request, local = journal.request, journal.local
     files = locate(local.model or request.model)
-    runtime = Runtime.of(local.device, local.dtype, offline=local.offline)
+    runtime = Runtime.of(local.device, local.dtype, offline=local.offline, vram=local.vram)
     components = load_components(files, runtime)
     if journal.has("plan.json"):
         plan = VideoPlan.from_json(journal.read_json("plan.json"))
@@ -38,4 +39,5 @@ def open_session(
             components.geometry,
             end_picture=journal.end_picture is not None,
         )
+    components = under_budget(components, files, plan, journal.folder)
     return GenerationSession(journal, plan, components, force=force, previews=previews)

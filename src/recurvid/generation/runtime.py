@@ -18,14 +18,22 @@ class Runtime:
     Attributes:
         dtype: None leaves the choice to the model (see :func:`dtype_for`).
         offline: never touch the network.
+        vram: GiB of device memory to keep to; None takes what is free.
     """
 
     device: torch.device
     dtype: torch.dtype | None = None
     offline: bool = False
+    vram: float | None = None
 
     @staticmethod
-    def of(device: str = "auto", dtype: str = "auto", *, offline: bool = False) -> Runtime:
+    def of(
+        device: str = "auto",
+        dtype: str = "auto",
+        *,
+        offline: bool = False,
+        vram: float | None = None,
+    ) -> Runtime:
         """From the names that a user gives.
 
         Raises:
@@ -33,7 +41,7 @@ class Runtime:
         """
         if dtype != "auto" and dtype not in DTYPES:
             raise ComponentError(f"dtype {dtype!r} is unknown; auto or {', '.join(DTYPES)}")
-        return Runtime(pick_device(device), DTYPES.get(dtype), offline)
+        return Runtime(pick_device(device), DTYPES.get(dtype), offline, vram)
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -72,7 +72,13 @@ def generate_section(
     packed = pack(recipe.schedule, section, timeline)
     x = recipe.noise.draw(section.index, recipe.shape(section)).to(recipe.device)
     denoiser = make_denoiser(
-        backbone, conditioning, packed, recipe.guidance, recipe.dtype, recipe.caching
+        backbone,
+        conditioning,
+        packed,
+        recipe.guidance,
+        recipe.dtype,
+        recipe.caching,
+        recipe.sigmas,
     )
     for step in recipe.solver(denoiser, x, recipe.sigmas):
         check_finite(step, section.index, recipe.dtype)

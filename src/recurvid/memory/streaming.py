@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from recurvid.errors import ComponentError
-from recurvid.memory.sources import BlockSource, Mark
+from recurvid.memory.sources import BlockSource, MappedSource, Mark, tensors_of
 
 
 @runtime_checkable
@@ -372,3 +372,15 @@ class StreamedBlocks(nn.ModuleList):
     def _apply(self, fn: Any, recurse: bool = True) -> StreamedBlocks:
         del fn, recurse
         return self
+
+
+def streamed(blocks: nn.ModuleList, device: torch.device, resident: int) -> StreamedBlocks:
+    """The same blocks, on the CPU, streamed from where they lie; the first ``resident`` stay.
+
+    For a model that runs once: nothing is kept in memory.
+    """
+    modules = list(blocks.children())
+    pin = device.type == "cuda"
+    source = MappedSource([tensors_of(block) for block in modules], pin=pin)
+    stream = BlockStream(modules, source, device, resident=range(min(resident, len(modules))))
+    return StreamedBlocks(stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -51,4 +52,13 @@ class Backbone(Protocol):
             section: what ``embed_section`` of the same backbone returned.
             cache: is handed the blocks instead of their being run; None runs them.
         """
+        ...
+
+
+@runtime_checkable
+class PreparingBackbone(Protocol):
+    """A Backbone that makes what depends on prompt and timestep once, for all steps of a job."""
+
+    def prepare(self, conditioning: Conditioning, timesteps: Sequence[Tensor]) -> None:
+        """Make it, unless it is there; timesteps (b,) each, 1000 * sigma."""
         ...
