@@ -18,6 +18,9 @@ import recurvid.settings
 from recurvid.checkpoints.known import KNOWN
 from recurvid.cli.exits import EXIT_CODES
 from recurvid.cli.main import app
+from recurvid.ops.attention.registry import ATTENTION, AUTO
+from recurvid.ops.attention.requirements import Requirements
+from recurvid.ops.linear.forms import FORMS
 
 HERE = Path(__file__).parent
 HEAD = "<!-- Written by docs/reference/write.py out of the code; changes here are lost. -->\n"
@@ -98,10 +101,46 @@ def models() -> str:
     return "\n".join(lines) + "\n"
 
 
+def kernels() -> str:
+    """Attention kernels and forms of weights, as their registries have them."""
+    auto = ", ".join(f"`{backend.name}`" for backend in AUTO)
+    lines = [HEAD, "# Kernels and forms", "", "## Attention", ""]
+    lines += [f"`auto` takes the first of {auto} that can serve a call.", ""]
+    lines += ["| name | what it is | needs | |", "|---|---|---|---|"]
+    for backend in ATTENTION.values():
+        said = (inspect.getdoc(backend.function) or "").split("\n\n")[0].rstrip(".")
+        notes = ["8 bits"] * (not backend.exact) + ["*untested*"] * backend.untested
+        needs = _needs(backend.why_not)
+        lines.append(f"| `{backend.name}` | {cell(said)} | {needs} | {', '.join(notes)} |")
+    lines += [
+        "",
+        "*untested*: no version of the library has run with this code; the call was checked",
+    ]
+    lines += ["against the library's documented signature.", "", "## Forms of weights", ""]
+    lines += ["| name | bits a weight | for |", "|---|---|---|"]
+    lines += [f"| `{name}` | {form.bits:g} | {form.helps} |" for name, form in FORMS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _needs(limits: Any) -> str:
+    """A kernel's requirements in words."""
+    if not isinstance(limits, Requirements):
+        return "nothing"
+    needs = [" or ".join(name.upper() for name in limits.devices)]
+    if limits.capability > (0, 0):
+        newest = "" if limits.most_capability is None else " to below {}.{}"
+        card = "compute capability {}.{}".format(*limits.capability)
+        needs.append(card + newest.format(*(limits.most_capability or ())))
+    needs.append("or ".join(str(t).removeprefix("torch.") + " " for t in limits.dtypes).strip())
+    needs.append(f"heads of up to {limits.head_dim}" if limits.head_dim < 2**16 else "")
+    needs.append(f"`{limits.library}`" if limits.library else "")
+    return ", ".join(filter(None, needs))
+
+
 def main() -> int:
     """Write or check all pages."""
     check = "--check" in sys.argv
-    for page in (cli, settings, models):
+    for page in (cli, settings, models, kernels):
         file, made = HERE / f"{page.__name__}.md", page()
         if not check:
             file.write_text(made, encoding="utf-8", newline="\n")

@@ -53,12 +53,15 @@ class AttentionBackend:
         why_not: None if it can serve such a call here, else the reason in one phrase.
         exact: whether it computes in the inputs' own precision; 8-bit kernels do not, and "auto"
             never takes them.
+        untested: no version of its library has run with this code; the call was only checked
+            against the library's documented signature.
     """
 
     name: str
     function: AttentionFunction
     why_not: Callable[[AttentionSpec], str | None]
     exact: bool = True
+    untested: bool = False
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend; (b, n, heads, head_dim) in and out."""

@@ -18,7 +18,7 @@ VERSION_2, VERSION_3, VERSION_4 = "flash_attn", "flash_attn_interface", "flash_a
 
 
 def attend_2(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """FlashAttention 2."""
+    """FlashAttention 2, as installed."""
     assert mask is None
     return _only_output(loaded(VERSION_2).flash_attn_func(q, k, v, causal=False))
 
@@ -30,7 +30,7 @@ def attend_3(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def attend_4(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """FlashAttention 4."""
+    """FlashAttention 4, in the inputs' own precision."""
     assert mask is None
     return _only_output(loaded(VERSION_4).flash_attn_func(q, k, v, causal=False))
 
@@ -40,12 +40,18 @@ def _only_output(result: Any) -> Tensor:
     return result[0] if isinstance(result, tuple) else result
 
 
-FLASH_2 = AttentionBackend("flash2", attend_2, Requirements(library=VERSION_2, capability=(8, 0)))
+FLASH_2 = AttentionBackend(
+    "flash2", attend_2, Requirements(library=VERSION_2, capability=(8, 0)), untested=True
+)
 FLASH_3 = AttentionBackend(
     "flash3",
     attend_3,
     Requirements(library=VERSION_3, capability=(9, 0), most_capability=(10, 0)),
+    untested=True,
 )
 FLASH_4 = AttentionBackend(
-    "flash4", attend_4, Requirements(library=VERSION_4, capability=(9, 0), head_dim=128, grad=False)
+    "flash4",
+    attend_4,
+    Requirements(library=VERSION_4, capability=(9, 0), head_dim=128, grad=False),
+    untested=True,
 )

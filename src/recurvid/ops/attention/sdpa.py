@@ -9,7 +9,10 @@ from recurvid.ops.attention.backend import AttentionBackend, AttentionSpec
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention by torch. A mask keeps flash kernels away, so callers crop where they can."""
+    """Attention by torch, which chooses among its kernels.
+
+    A mask keeps flash kernels away, so callers crop where they can.
+    """
     heads_first = (x.transpose(1, 2) for x in (q, k, v))  # (b, heads, n, head_dim)
     bias = None if mask is None else mask[:, None, None, :]
     return F.scaled_dot_product_attention(*heads_first, attn_mask=bias).transpose(1, 2)

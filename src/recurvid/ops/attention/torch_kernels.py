@@ -14,21 +14,21 @@ FLOATS = (*HALF, torch.float32)
 
 
 def attend_cudnn(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """CuDNN's kernel: on Hopper 1.6 times as fast as flash attention."""
+    """The kernel of cuDNN, forced: on Hopper 1.6 times as fast as flash attention."""
     assert mask is None
     with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
         return _heads_first(q, k, v, None)
 
 
 def attend_flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The flash attention 2 that torch brings."""
+    """The flash attention 2 that torch brings, forced."""
     assert mask is None
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         return _heads_first(q, k, v, None)
 
 
 def attend_efficient(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The memory-efficient kernel (CUTLASS): also fp32, masks, and old cards."""
+    """Torch's memory-efficient kernel, forced: also fp32, masks, and old cards."""
     with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
         return _heads_first(q, k, v, mask)
 
