@@ -7,6 +7,7 @@ of its own once it was asked for: fast, and as large as the blocks are.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 #: Tensors of a block begin at multiples of this, in bytes: what vectorised kernels assume.
 ALIGNMENT = 256
@@ -136,19 +139,28 @@ class HostBuffer:
         if pin:
             code = _cudart().cudaHostRegister(self.data.data_ptr(), size, 0)
             self._pinned = int(code) == 0
-            if not self._pinned:  # a system that limits locked memory: slower, and still right
-                _cudart().cudaGetLastError()
+            if not self._pinned:  # a system that does not register memory: torch's own pinning
+                _clear_error()
+                self.data = torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
     @property
     def pinned(self) -> bool:
         """Whether copies from here run beside the computation."""
-        return self._pinned
+        return self._pinned or self.data.is_pinned()
 
     def close(self) -> None:
         """Unpin. The bytes go with the last reference."""
         if self._pinned:
             _cudart().cudaHostUnregister(self.data.data_ptr())
             self._pinned = False
+
+
+def _clear_error() -> None:
+    """Take note of a CUDA error that was dealt with; the next kernel would report it again."""
+    try:
+        torch.zeros(1, device="cuda").add_(1)
+    except RuntimeError:
+        logger.debug("system memory cannot be registered with CUDA")
 
 
 def _cudart() -> Any:

@@ -1,0 +1,446 @@
+"""Does the 13B model run on a card with so much memory, and how much does it take of everything?
+
+    python benchmarks/memory_cap.py --vram 6            # one GPU, 45 GB of disk
+    python benchmarks/memory_cap.py --vram 6 --pinned never --steps 2 --sections 1
+    python benchmarks/memory_cap.py --tiny              # any machine, seconds: tries the script
+
+A second process holds the card's memory until ``--vram`` GiB are free. Then a whole run at full
+size with random weights, laid out on disk as released: text encoding (LLaMA 8B, CLIP), SigLIP,
+VAE encode, denoising of every section, VAE decode, all under that budget. Five times a second it
+notes what the allocator has reserved, what the card lost since before the run, the process's
+anonymous, shared and file-backed memory; they are kept in samples.jsonl with the phase.
+
+Weights are written once to ``--work`` and used again. Each finished section is kept there too: a
+run that was cut off goes on where it was (``--fresh`` starts over). The verdict is in
+memory-cap-*.json in $OUT or benchmarks/results; exit code 1 if a limit is exceeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent)]
+
+GIB = 2**30
+#: The claim for 6 GiB: torch's allocator, and all that the process takes of the card.
+LIMITS = {"reserved_gib": 4.7, "device_gib": 5.3, "process_gib": 16.0}
+SHAPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+
+
+def main() -> int:
+    args = parse_args()
+    if args.child:
+        return child(args)
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.fresh:
+        shutil.rmtree(run_folder(args), ignore_errors=True)
+    write_weights(args.work / ("tiny" if args.tiny else "full"), tiny=args.tiny)
+    cuda = args.device == "cuda"
+    hog = Hog(args.vram) if cuda and not args.no_hog else None
+    before = free_bytes() if cuda else 0
+    try:
+        command = [sys.executable, __file__, *sys.argv[1:], "--child"]
+        command += ["--free-before", str(before)]
+        # A prompt cache of its own: encoders are part of what is measured.
+        home = {"RECURVID_HOME": str(run_folder(args) / "home")}
+        code = subprocess.call(command, env=dict(os.environ) | home)
+    finally:
+        if hog is not None:
+            hog.close()
+    return code or report(args)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--vram", type=float, default=6.0, help="GiB that are left free")
+    parser.add_argument("--size", default="832x480")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--sections", type=int, default=3)
+    parser.add_argument("--pinned", choices=("auto", "never", "always"), default="auto")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/recurvid-memory-cap"))
+    parser.add_argument("--no-hog", action="store_true", help="do not hold the rest of the card")
+    parser.add_argument("--fresh", action="store_true", help="forget finished sections")
+    parser.add_argument("--tiny", action="store_true", help="tiny models, to try the script")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--free-before", type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.tiny:
+        args.size, args.steps, args.sections = "64x48", min(args.steps, 2), min(args.sections, 2)
+    elif args.device == "cpu":
+        parser.error("full size needs a GPU; --tiny tries the script without")
+    return args
+
+
+# The card's other user
+
+
+HOG = """
+import sys, time, torch
+left, chunks = float(sys.argv[1]) * 2**30, []
+for size in (2**30, 2**28, 2**26, 2**24):
+    while torch.cuda.mem_get_info()[0] - size > left:
+        chunks.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
+print(torch.cuda.mem_get_info()[0], flush=True)
+sys.stdin.read()
+"""
+
+
+class Hog:
+    """A process that holds the card's memory until so many GiB are free."""
+
+    def __init__(self, vram: float):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOG, str(vram)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        line = self.process.stdout.readline()
+        print(f"  another process holds the card; {int(line) / GIB:.2f} GiB are free", flush=True)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+def free_bytes() -> int:
+    """Free on the card, asked by another process, so that this one opens no context."""
+    text = "import torch; print(torch.cuda.mem_get_info()[0])"
+    first = int(subprocess.check_output([sys.executable, "-c", text]))
+    # The asking process has a context of its own, which is gone when the run begins.
+    try:
+        query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+        return max(first, int(subprocess.check_output(query).split()[0]) * 2**20)
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return first
+
+
+# Random weights on disk
+
+
+def write_weights(folder: Path, *, tiny: bool) -> None:
+    """A folder a role, once. Values repeat every 64 MB: neither speed nor memory asks for them."""
+    if (folder / "done").is_file():
+        return
+    started = time.perf_counter()
+    if tiny:
+        from tests.checkpoints.layouts import remote
+
+        remote(folder)
+        (folder / "done").touch()
+        return
+    from diffusers import AutoencoderKLHunyuanVideo
+    from tests.checkpoints.layouts import write_tokenizers
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        LlamaConfig,
+        LlamaModel,
+        SiglipVisionConfig,
+        SiglipVisionModel,
+    )
+
+    from recurvid.encoders import image, text
+    from recurvid.models.packed_dit.config import PRESETS
+    from recurvid.models.packed_dit.model import PackedDiT
+
+    half, brain = torch.float16, torch.bfloat16
+    with torch.device("meta"):
+        models = {
+            "transformer": (PackedDiT(PRESETS["13b"]), brain),
+            "text_encoder": (LlamaModel(LlamaConfig(**text._LLAMA_3_8B)), half),
+            "text_encoder_2": (CLIPTextModel(CLIPTextConfig(**text._CLIP_L)), half),
+            "image_encoder": (SiglipVisionModel(SiglipVisionConfig(**image._SO400M)), half),
+            "vae": (AutoencoderKLHunyuanVideo(), half),
+        }
+    for role, (model, dtype) in models.items():
+        path = folder / role
+        path.mkdir(parents=True, exist_ok=True)
+        if role == "transformer":
+            (path / "config.json").write_text(json.dumps(PRESETS["13b"].to_dict()))
+        elif role == "vae":
+            config = {k: v for k, v in model.config.items() if not k.startswith("_")}
+            config["_class_name"] = "AutoencoderKLHunyuanVideo"
+            (path / "config.json").write_text(json.dumps(config))
+        else:
+            model.config.save_pretrained(path)
+        shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+        write_file(path / "model.safetensors", shapes, dtype)
+        print(f"  {role}: {(path / 'model.safetensors').stat().st_size / 1e9:.1f} GB", flush=True)
+    write_tokenizers(folder / "tokenizer", folder / "tokenizer_2")
+    (folder / "feature_extractor").mkdir(exist_ok=True)
+    (folder / "feature_extractor" / "preprocessor_config.json").write_text("{}")
+    (folder / "done").touch()
+    print(f"  weights written in {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def write_file(path: Path, shapes: dict[str, list[int]], dtype: torch.dtype) -> None:
+    """A safetensors file of normal values of 0.02, norms' weights included."""
+    pattern = (0.02 * torch.randn(2**25, generator=torch.Generator().manual_seed(0))).to(dtype)
+    data = memoryview(pattern.view(torch.uint8).numpy())
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": SHAPES[dtype], "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for start in range(0, end, len(data)):
+            file.write(data[: min(len(data), end - start)])
+    partial.replace(path)
+
+
+# The run
+
+
+class Watch:
+    """Samples of everything, five times a second, in a thread."""
+
+    def __init__(self, path: Path, device: torch.device, free_before: int):
+        self.path, self.device, self.free_before = path, device, free_before
+        self.phase, self.began = "start", time.perf_counter()
+        self.seconds: dict[str, float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def enter(self, phase: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self.began
+        print(f"  {self.phase}: {now - self.began:.1f} s", flush=True)
+        self.phase, self.began = phase, now
+
+    def close(self) -> None:
+        self.enter("end")
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with self.path.open("a") as file:
+            while not self._stop.wait(0.2):
+                file.write(json.dumps(self._sample()) + "\n")
+                file.flush()
+
+    def _sample(self) -> dict:
+        sample = {"t": round(time.time(), 2), "phase": self.phase, **process_memory()}
+        if self.device.type == "cuda" and torch.cuda.is_initialized():
+            sample["reserved"] = torch.cuda.memory_reserved()
+            sample["reserved_peak"] = torch.cuda.max_memory_reserved()
+            sample["device"] = max(0, self.free_before - torch.cuda.mem_get_info()[0])
+        return sample
+
+
+def process_memory() -> dict[str, int]:
+    """Bytes of this process: anonymous (pinned by registration included), shared, file-backed."""
+    found = {}
+    names = {"RssAnon": "anonymous", "RssShmem": "shared", "RssFile": "file", "VmLck": "locked",
+             "VmPin": "pinned", "VmRSS": "rss", "VmHWM": "rss_peak", "VmSwap": "swap"}  # fmt: skip
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in names:
+            found[names[name]] = int(value.split()[0]) * 1024
+    return found
+
+
+def child(args: argparse.Namespace) -> int:
+    from recurvid.checkpoints.known import KNOWN
+    from recurvid.checkpoints.locate import ModelFiles
+    from recurvid.generation import placing
+    from recurvid.generation.loading import load_components
+    from recurvid.generation.request import GenerationRequest
+    from recurvid.generation.runtime import Runtime
+    from recurvid.generation.video_plan import plan_video
+
+    torch.set_grad_enabled(False)
+    run = run_folder(args)
+    run.mkdir(parents=True, exist_ok=True)
+    device = torch.device(args.device)
+    watch = Watch(run / "samples.jsonl", device, args.free_before)
+    files = ModelFiles(KNOWN["framepack"], model_paths(args))
+    runtime = Runtime.of(args.device, "auto" if args.device == "cuda" else "float32",
+                         vram=args.vram)  # fmt: skip
+    components = load_components(files, runtime)
+    request = GenerationRequest(
+        prompt="a person walks along the beach while the sun goes down behind the hills, " * 3,
+        model="framepack", size=args.size, steps=args.steps,
+        seconds=args.sections * 1.2, whole_sections=True,
+    )  # fmt: skip
+    width, height = map(int, args.size.split("x"))
+    plan = plan_video(request, files.spec, (height, width), components.geometry)
+    force_source(args.pinned, placing)
+    components = placing.under_budget(components, files, plan, run)
+    result = {"args": {k: str(v) for k, v in vars(args).items()}, "sections": []}
+    make_video(components, plan, watch, run, result)
+    watch.close()
+    result |= {"seconds": {k: round(v, 2) for k, v in watch.seconds.items()}}
+    (run / "result.json").write_text(json.dumps(result))
+    return 0
+
+
+def force_source(how: str, placing) -> None:
+    """Let the plan believe in much or in little system memory."""
+    if how == "auto":
+        return
+    ram = 16 * GIB if how == "never" else 512 * GIB
+    placing.available_memory = lambda: (ram, 0)
+
+
+def make_video(components, plan, watch: Watch, run: Path, result: dict) -> None:
+    """All phases. Finished sections are read back; their decode is repeated."""
+    from recurvid.generation.denoising import Guidance
+    from recurvid.generation.history import History
+    from recurvid.generation.section import Recipe, generate_section
+    from recurvid.generation.tensor_files import load_latents, save_latents
+    from recurvid.latents import LatentFrames
+    from recurvid.sampling.noise import NOISE
+    from recurvid.sampling.sigmas import dynamic_shift, flow_sigmas
+    from recurvid.sampling.solvers import SOLVERS
+
+    request, device, dtype = plan.request, components.device, components.dtype
+    picture = np.random.default_rng(0).integers(0, 256, (plan.height, plan.width, 3), np.uint8)
+    watch.enter("encode")
+    (told,) = components.conditionings([request.prompt], picture, request.guidance_scale)
+    told = told.to(device=device, dtype=dtype)
+    watch.enter("vae encode")
+    given = LatentFrames.of(components.encode_picture(picture), list(plan.sections.given))
+    watch.enter("load backbone")
+    backbone = components.backbone
+    tokens = plan.schedule.tokens(plan.height, plan.width).target
+    recipe = Recipe(
+        schedule=plan.schedule, solver=SOLVERS[request.solver],
+        sigmas=flow_sigmas(request.steps, dynamic_shift(tokens)),
+        noise=NOISE[request.noise](request.seed), geometry=components.geometry,
+        height=plan.height, width=plan.width, guidance=Guidance(1.0, 0.0, None),
+        device=device, dtype=dtype,
+    )  # fmt: skip
+    history = History(plan.sections, plan.schedule, given, lambda i: load_latents(part(run, i)))
+    stream = components.codec.stream(plan.sections.latent_frames, [])
+    list(stream.push(given))
+    for section in plan.sections.sections:
+        done = part(run, section.index).is_file()
+        watch.enter("denoise")
+        steps: list[float] = []
+        if not done:
+            maker = generate_section(section, history, backbone, told, recipe)
+            latents = timed(maker, steps)
+            save_latents(part(run, section.index), latents)
+        latents = load_latents(part(run, section.index))
+        watch.enter("decode")
+        frames = sum(len(piece.frames) for piece in stream.push(latents))
+        result["sections"].append(
+            {"section": section.index, "step_seconds": steps, "frames": frames,
+             "resident": len(backbone.stream.resident), "slots": backbone.stream.slots,
+             "host_buffers": backbone.stream.source.buffer_bytes}
+        )  # fmt: skip
+
+
+def timed(maker, steps: list[float]):
+    """Run a section, noting the seconds of each step; returns its latents."""
+    last = time.perf_counter()
+    while True:
+        try:
+            next(maker)
+        except StopIteration as end:
+            return end.value
+        now = time.perf_counter()
+        steps.append(round(now - last, 4))
+        last = now
+
+
+def part(run: Path, section: int) -> Path:
+    return run / f"section-{section:04d}.safetensors"
+
+
+def run_folder(args: argparse.Namespace) -> Path:
+    kind = "tiny" if args.tiny else "full"
+    name = f"run-{kind}-{args.vram:g}-{args.size}-{args.steps}-{args.sections}-{args.pinned}"
+    return args.work / name
+
+
+def model_paths(args: argparse.Namespace) -> dict[str, Path]:
+    from recurvid.checkpoints.known import ROLES
+
+    if not args.tiny:
+        return {role: args.work / "full" / role for role in ROLES}
+    from tests.checkpoints import layouts
+
+    root = args.work / "tiny"
+    paths = {role: root / layouts.HUNYUAN / role for role in ROLES}
+    paths |= {role: root / layouts.REDUX / role for role in ("image_encoder", "feature_extractor")}
+    return paths | {"transformer": root / layouts.INVERTED}
+
+
+# The verdict
+
+
+def report(args: argparse.Namespace) -> int:
+    run = run_folder(args)
+    result = json.loads((run / "result.json").read_text())
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    peaks: dict[str, dict[str, float]] = {}
+    for sample in samples:
+        of_phase = peaks.setdefault(sample["phase"], {})
+        sample["process"] = sample.get("anonymous", 0) + sample.get("shared", 0)
+        for name in ("reserved", "device", "process", "anonymous", "shared", "file", "swap"):
+            gib = sample.get(name, 0) / GIB
+            of_phase[f"{name}_gib"] = round(max(of_phase.get(f"{name}_gib", 0.0), gib), 3)
+    names = sorted({name for values in peaks.values() for name in values})
+    overall = {n: max(values.get(n, 0.0) for values in peaks.values()) for n in names}
+    last = max((s.get("reserved_peak", 0) for s in samples), default=0) / GIB
+    overall["reserved_gib"] = round(max(overall.get("reserved_gib", 0.0), last), 3)
+    limits = LIMITS if args.vram == 6 else {
+        "reserved_gib": budget(args.vram).allocator / GIB,
+        "device_gib": budget(args.vram).process / GIB,
+    }  # fmt: skip
+    if args.pinned == "always" or args.tiny:
+        limits = {k: v for k, v in limits.items() if k != "process_gib"}
+    exceeded = [name for name, limit in limits.items() if overall.get(name, 0.0) > limit]
+    steps = sorted(s for section in result["sections"] for s in section["step_seconds"][1:])
+    summary = {
+        "date": datetime.date.today().isoformat(),
+        "torch": torch.__version__,
+        "card": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+        "peaks": overall, "peaks_by_phase": peaks, "limits": limits, "exceeded": exceeded,
+        "samples": len(samples), "step_seconds_median": steps[len(steps) // 2] if steps else None,
+        **result,
+    }  # fmt: skip
+    folder = Path(os.environ.get("OUT") or HERE / "results")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"memory-cap-{run.name.removeprefix('run-')}-{summary['date']}.json"
+    path.write_text(json.dumps(summary, indent=1) + "\n")
+    for phase, values in peaks.items():
+        print(f"{phase:14} " + "  ".join(f"{k} {v:.2f}" for k, v in values.items()))
+    print("most: " + ", ".join(f"{k} {v:.2f}" for k, v in overall.items()))
+    print(f"step (median, without each section's first): {summary['step_seconds_median']} s")
+    print("exceeded:", ", ".join(exceeded) or "nothing", f"\nwritten: {path}", flush=True)
+    return 1 if exceeded else 0
+
+
+def budget(vram: float):
+    from recurvid.memory.budget import MemoryBudget
+
+    return MemoryBudget.of(vram)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
