@@ -107,7 +107,7 @@ def test_what_hurts_stays(name):
 def test_the_released_size_in_8_bit():
     with torch.device("meta"):
         model = PackedDiT(PRESETS["13b"]).bfloat16()
-    done = quantize(model, "int8", "cpu")
+    done = quantize(model, "int8-weights")
     # 20 blocks of 12 wide layers and 40 of 5: 9.05 billion of 12.87 billion parameters.
     assert len(done.names) == 20 * 12 + 40 * 5
     assert done.bytes_before / 2**30 == pytest.approx(23.97, abs=0.05)

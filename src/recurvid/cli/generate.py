@@ -12,12 +12,15 @@ import typer
 from recurvid.checkpoints.known import KNOWN
 from recurvid.checkpoints.locate import locate
 from recurvid.cli.options import (
+    AttentionOption,
+    CompileOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     OutputOption,
     QuietOption,
     VramOption,
+    WeightsOption,
     takes_request,
 )
 from recurvid.cli.output import Output
@@ -53,6 +56,9 @@ def generate(
     ] = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    attention: AttentionOption = None,
+    weights: WeightsOption = None,
+    compile_blocks: CompileOption = None,
     vram: VramOption = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Never touch the network (it is not needed).")
@@ -74,6 +80,9 @@ def generate(
         offline=offline,
         model=model,
         vram=vram,
+        attention=attention or "auto",
+        weights=weights or "auto",
+        compiled=bool(compile_blocks),
     )
     folder = (session or _new_folder(picture)).expanduser().absolute()
     if str(folder) != _as_text(str(folder)):

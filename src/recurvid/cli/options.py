@@ -26,6 +26,24 @@ DeviceOption = Annotated[str | None, typer.Option(help=f"Device: {DEVICES}.")]
 DtypeOption = Annotated[
     str | None, typer.Option(help="Number type of the model: auto, float32, bfloat16 or float16.")
 ]
+AttentionOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Attention kernel: auto, or one that `doctor` lists."),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORM",
+        help="Form of the weights: auto (as in the file), int8, fp8, int8-weights, nf4 or int4. "
+        "Fewer bits change the picture a little.",
+    ),
+]
+CompileOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile", help="Compile the blocks: a minute at first, then faster."
+    ),
+]
 VramOption = Annotated[
     float | None,
     typer.Option(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from recurvid.cli.generate import run_session
 from recurvid.cli.options import (
+    AttentionOption,
+    CompileOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     OutputOption,
     QuietOption,
     VramOption,
+    WeightsOption,
 )
 from recurvid.cli.output import Output
 from recurvid.cli.stopping import says_how_to_resume
@@ -35,6 +39,9 @@ def resume(
     ] = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    attention: AttentionOption = None,
+    weights: WeightsOption = None,
+    compile_blocks: CompileOption = None,
     vram: VramOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -43,7 +50,9 @@ def resume(
     output = Output(as_json, quiet)
     journal = Journal.open(folder.expanduser().absolute())
     with says_how_to_resume(journal.folder):
-        _change_local(journal, out, overwrite=overwrite, device=device, dtype=dtype, vram=vram)
+        asked = {"device": device, "dtype": dtype, "attention": attention, "weights": weights}
+        asked |= {"compiled": compile_blocks, "vram": vram}
+        _change_local(journal, out, asked, overwrite=overwrite)
         done = finished_video(journal)
         if done is None:
             run_session(output, journal, force=force)
@@ -56,14 +65,9 @@ def resume(
 
 
 def _change_local(
-    journal: Journal,
-    out: str | None,
-    *,
-    overwrite: bool,
-    device: str | None,
-    dtype: str | None,
-    vram: float | None,
+    journal: Journal, out: str | None, asked: Mapping[str, Any], *, overwrite: bool
 ) -> None:
+    """Keep what was asked now for this and later runs; None leaves a setting as it is."""
     from recurvid.video.destination import destination
 
     before = journal.local
@@ -71,9 +75,7 @@ def _change_local(
         before,
         output=before.output if out is None else str(destination(out).path),
         overwrite=before.overwrite or overwrite,
-        device=device or before.device,
-        dtype=dtype or before.dtype,
-        vram=before.vram if vram is None else vram,
+        **{name: value for name, value in asked.items() if value is not None},
     )
     if after != before:
         with folder_lock(journal.folder):

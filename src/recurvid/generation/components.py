@@ -107,7 +107,7 @@ class Components:
 
     def fingerprint(self) -> dict[str, str]:
         """What a resume compares."""
-        return fingerprint(self.weights, self.device, self.dtype)
+        return fingerprint(self.weights, self.device, self.dtype) | self.runtime.numerics()
 
     def conditionings(
         self, prompts: list[str], picture: NDArray[np.uint8], guidance_scale: float | None

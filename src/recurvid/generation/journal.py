@@ -49,6 +49,7 @@ class Local:
         offline: never touch the network.
         model: where the model's files are looked for, as the user said it; None for its name.
         vram: GiB of device memory to keep to; None for what is free.
+        attention, weights, compiled: how the backbone runs; see Runtime.
     """
 
     output: str
@@ -59,6 +60,9 @@ class Local:
     offline: bool = False
     model: str | None = None
     vram: float | None = None
+    attention: str = "auto"
+    weights: str = "auto"
+    compiled: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from recurvid.encoders.small import SmallEmbeds, load_small_text_encoder
 from recurvid.errors import CheckpointError
 from recurvid.generation.components import BudgetLoaders, Components, EncodeText, Loaders
 from recurvid.generation.runtime import Runtime, dtype_for, side_dtype
+from recurvid.generation.tuned import attention_for, load_tuned
 from recurvid.latents import LatentGeometry
-from recurvid.models.loading import find_config, load_backbone
+from recurvid.models.loading import find_config
 from recurvid.settings import settings
 from recurvid.vae.hunyuan import load_hunyuan
 from recurvid.vae.taehv_file import find_config as find_taehv_config
@@ -40,12 +41,13 @@ def _small(files: ModelFiles, runtime: Runtime) -> Components:
     dit, vae, text = files["transformer"], files["vae"], files["text_encoder"]
     dtype = dtype_for(runtime, small=True)
     config = find_taehv_config(open_checkpoint(vae))
+    attention = attention_for(runtime, find_config(dequantized(open_checkpoint(dit))), dtype)
     return Components(
         loaders=Loaders(
             text=lambda: _small_text(text),
             picture=None,
             codec=lambda: load_taehv(vae, device=runtime.device),
-            backbone=lambda: load_backbone(dit, dtype=dtype, device=runtime.device),
+            backbone=lambda: load_tuned(dit, dtype, runtime, attention),
         ),
         geometry=LatentGeometry(config.latent_channels, config.temporal_stride, 8),
         weights={
@@ -83,6 +85,7 @@ def _released(files: ModelFiles, runtime: Runtime) -> Components:
         clip_tokenizer=files["tokenizer_2"],
     )
     dtype = dtype_for(runtime, small=False)
+    attention = attention_for(runtime, config, dtype)
     side = side_dtype(runtime)
     cache = PromptCache(settings().prompt_cache)
     return Components(
@@ -94,7 +97,7 @@ def _released(files: ModelFiles, runtime: Runtime) -> Components:
             codec=lambda: load_hunyuan(
                 files["vae"], device=device, dtype=side, spatial_tiling=_tile_in_space(device)
             ),
-            backbone=lambda: load_backbone(files["transformer"], dtype=dtype, device=device),
+            backbone=lambda: load_tuned(files["transformer"], dtype, runtime, attention),
             for_budget=BudgetLoaders(
                 text=lambda resident: PromptEncoder(
                     texts, device=device, dtype=side, cache=cache, resident=resident

@@ -26,7 +26,15 @@ def open_session(
     """
     request, local = journal.request, journal.local
     files = locate(local.model or request.model)
-    runtime = Runtime.of(local.device, local.dtype, offline=local.offline, vram=local.vram)
+    runtime = Runtime.of(
+        local.device,
+        local.dtype,
+        offline=local.offline,
+        vram=local.vram,
+        attention=local.attention,
+        weights=local.weights,
+        compiled=local.compiled,
+    )
     components = load_components(files, runtime)
     if journal.has("plan.json"):
         plan = VideoPlan.from_json(journal.read_json("plan.json"))

@@ -14,6 +14,7 @@ from torch import Tensor
 from recurvid.checkpoints.formats import open_checkpoint
 from recurvid.checkpoints.int8 import dequantized
 from recurvid.checkpoints.locate import ModelFiles
+from recurvid.errors import ComponentError
 from recurvid.generation.components import Components
 from recurvid.generation.memory_plan import (
     DECODE,
@@ -24,6 +25,7 @@ from recurvid.generation.memory_plan import (
     plan_memory,
 )
 from recurvid.generation.runtime import Runtime
+from recurvid.generation.tuned import attention_for
 from recurvid.generation.video_plan import VideoPlan
 from recurvid.memory.budget import GIB, MemoryBudget, Placement
 from recurvid.memory.machine import available_memory, free_on
@@ -31,6 +33,9 @@ from recurvid.memory.residency import Turns, free, limit_allocator
 from recurvid.models.loading import find_config, load_backbone
 from recurvid.models.placed import PlacedDiT, Streaming
 from recurvid.vae.hunyuan import HunyuanCodec
+
+#: Forms whose weights take a byte; 4-bit ones are planned as if they did not pay.
+EIGHT_BITS = ("int8", "fp8", "int8-weights")
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +76,8 @@ def under_budget(
         return components
     source = dequantized(open_checkpoint(files["transformer"]))
     config, question = find_config(source), question_of(plan)
+    few = components.runtime.weights in EIGHT_BITS
+    question = replace(question, weights=1) if few else question
     placement = plan_memory(budget, question, config)
     # A file of another number type is cast when it is loaded, and then lies in memory.
     cast = sum(
@@ -82,6 +89,12 @@ def under_budget(
     placement.refuse(f"{files.spec.name} at {plan.width}x{plan.height}")
     if components.runtime.vram is None and _fits_at_once(placement):
         return components
+    if components.runtime.weights != "auto":
+        raise ComponentError(
+            f"--weights {components.runtime.weights} does not fit at once into "
+            f"{budget.vram / GIB:.1f} GiB, and layers with few bits cannot be streamed yet; "
+            "leave --weights out"
+        )
     limit_allocator(components.device, budget.allocator)
     tile = decode_tile(budget, question)
     return _placed(components, files["transformer"], placement, tile)
@@ -111,6 +124,7 @@ def _placed(
 
     def backbone() -> PlacedDiT:
         model = load_backbone(transformer, dtype=dtype, device="cpu")
+        model.attention = attention_for(components.runtime, model.config, dtype)
         return PlacedDiT(model, device, streaming, turns=turns)
 
     def codec() -> TurnTakingCodec:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from recurvid.errors import ComponentError
+from recurvid.ops.linear.forms import form_named
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -19,12 +20,18 @@ class Runtime:
         dtype: None leaves the choice to the model (see :func:`dtype_for`).
         offline: never touch the network.
         vram: GiB of device memory to keep to; None takes what is free.
+        attention: name of a kernel, or "auto".
+        weights: form of the backbone's wide layers; "auto" is as the file has them.
+        compiled: whether the backbone's blocks are compiled.
     """
 
     device: torch.device
     dtype: torch.dtype | None = None
     offline: bool = False
     vram: float | None = None
+    attention: str = "auto"
+    weights: str = "auto"
+    compiled: bool = False
 
     @staticmethod
     def of(
@@ -33,15 +40,30 @@ class Runtime:
         *,
         offline: bool = False,
         vram: float | None = None,
+        attention: str = "auto",
+        weights: str = "auto",
+        compiled: bool = False,
     ) -> Runtime:
         """From the names that a user gives.
 
         Raises:
-            ComponentError: no such device on this machine, or an unknown number type.
+            ComponentError: no such device on this machine, an unknown number type, or a form of
+                weights that the device cannot run.
         """
         if dtype != "auto" and dtype not in DTYPES:
             raise ComponentError(f"dtype {dtype!r} is unknown; auto or {', '.join(DTYPES)}")
-        return Runtime(pick_device(device), DTYPES.get(dtype), offline, vram)
+        found = pick_device(device)
+        if weights != "auto":
+            form_named(weights, found)
+        return Runtime(found, DTYPES.get(dtype), offline, vram, attention, weights, compiled)
+
+    def numerics(self) -> dict[str, str]:
+        """What of it changes a video's numbers beside device and dtype, for the fingerprint."""
+        return {
+            "attention": self.attention,
+            "form of weights": self.weights,
+            "compiled": "yes" if self.compiled else "no",
+        }
 
 
 def pick_device(name: str = "auto") -> torch.device:

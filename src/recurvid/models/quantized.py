@@ -26,14 +26,16 @@ def bears_few_bits(name: str) -> bool:
     return _WIDE.fullmatch(name) is not None
 
 
-def quantize(model: PackedDiT, form: str, device: torch.device | str = "cpu") -> Converted:
+def quantize(model: PackedDiT, form: str, device: torch.device | str | None = None) -> Converted:
     """Put the wide layers of a backbone into a form, in place.
 
     Args:
         form: a name in ``ops.linear.forms.FORMS``.
-        device: where the model will run; its weights may still lie elsewhere.
+        device: where the model will run; converted layers are moved there, one by one. None:
+            where it lies.
 
     Raises:
         ComponentError: unknown form, or one that the device cannot run.
     """
-    return convert(model, form_named(form, torch.device(device)), bears_few_bits)
+    where = model.proj_out.weight.device if device is None else torch.device(device)
+    return convert(model, form_named(form, where), bears_few_bits, where)

@@ -93,6 +93,7 @@ class PackedDiT(nn.Module):
     def __init__(self, config: PackedDiTConfig):
         super().__init__()
         self.config = config
+        self.attention: AttentionBackend = SDPA  # where a call names none
         width, heads, head_dim = config.width, config.num_attention_heads, config.attention_head_dim
         self.x_embedder = PatchEmbedder(config.in_channels, width)
         self.clean_x_embedder = (
@@ -143,7 +144,7 @@ class PackedDiT(nn.Module):
                 original's numbers; the same holds for ``conditioning.guidance``.
             conditioning: prompt, picture, guidance.
             context: packed history and anchors, coarsest kernel first.
-            attention: kernel; torch's own by default.
+            attention: kernel; by default the model's ``attention``, which is torch's own at first.
             prompt: made before by ``embed_prompt``; timestep and conditioning are then not read.
             section: made before by ``embed_section``; context and index are then not read.
             cache: decides whether the blocks run in this step; None runs them.
@@ -154,7 +155,7 @@ class PackedDiT(nn.Module):
         Raises:
             InputError: odd latent size, empty prompt, or an input that the config does not have.
         """
-        attention = attention or SDPA
+        attention = attention or self.attention
         prompt = prompt or self.embed_prompt(conditioning, timestep, attention)
         section = section or self.embed_section(context, target)
         tokens = self.x_embedder(target.data.to(self.dtype))

@@ -84,10 +84,16 @@ class Converted:
 
 
 @torch.no_grad()
-def convert(model: nn.Module, form: Form, chosen: Callable[[str], bool]) -> Converted:
+def convert(
+    model: nn.Module,
+    form: Form,
+    chosen: Callable[[str], bool],
+    device: torch.device | None = None,
+) -> Converted:
     """Replace, in place and one at a time, the linear layers whose names are ``chosen``.
 
-    A layer whose width the form cannot divide is kept.
+    A layer whose width the form cannot divide is kept. With a ``device``, each layer is moved
+    there before it is converted, and stays there.
     """
     before = size_of(model)
     linears = [(name, m) for name, m in model.named_modules() if type(m) is nn.Linear]
@@ -96,7 +102,7 @@ def convert(model: nn.Module, form: Form, chosen: Callable[[str], bool]) -> Conv
         if not chosen(name) or linear.in_features % form.multiple:
             continue
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, form.make(linear))
+        setattr(model.get_submodule(parent), last, form.make(linear.to(device)))
         names.append(name)
     del linears
     done = set(names)

@@ -1,0 +1,41 @@
+"""A backbone as this machine shall run it: its attention kernel, form of weights, compilation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from recurvid.generation.runtime import Runtime
+from recurvid.models.compiled import compile_blocks
+from recurvid.models.loading import load_backbone
+from recurvid.models.packed_dit.config import PackedDiTConfig
+from recurvid.models.packed_dit.model import PackedDiT
+from recurvid.models.quantized import quantize
+from recurvid.ops.attention.backend import AttentionBackend, AttentionSpec
+from recurvid.ops.attention.registry import attention_backend
+
+
+def attention_for(
+    runtime: Runtime, config: PackedDiTConfig, dtype: torch.dtype
+) -> AttentionBackend:
+    """The kernel that was asked for.
+
+    Raises:
+        ComponentError: it cannot serve this model here; says why.
+    """
+    spec = AttentionSpec(runtime.device.type, dtype, config.attention_head_dim)
+    return attention_backend(runtime.attention, spec)
+
+
+def load_tuned(
+    path: Path, dtype: torch.dtype, runtime: Runtime, attention: AttentionBackend
+) -> PackedDiT:
+    """The backbone on its device. With few bits, one layer at a time arrives in full size."""
+    few = runtime.weights != "auto"
+    model = load_backbone(path, dtype=dtype, device="cpu" if few else runtime.device)
+    if few:
+        quantize(model, runtime.weights, runtime.device)
+        model = model.to(runtime.device)
+    model.attention = attention
+    return compile_blocks(model) if runtime.compiled else model
