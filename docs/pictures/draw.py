@@ -1,6 +1,6 @@
 """Draws the diagrams of the documentation, as SVG, from what the package computes.
 
-    .venv/bin/python docs/pictures/draw.py          writes packing, orders, resume, path .svg here
+    .venv/bin/python docs/pictures/draw.py          writes packing, orders, ... .svg here
     .venv/bin/python docs/pictures/draw.py --check  fails if a file is not what would be written
 
 The numbers and positions in `packing` and `orders` come out of PackingSchedule and plan(), so the
@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from recurvid.generation.memory_plan import MemoryQuestion, plan_memory
+from recurvid.memory.budget import CONTEXT, GIB, MemoryBudget, gib
 from recurvid.packing import PackingSchedule, layout
 from recurvid.planning import plan
 from recurvid.sections import Section
@@ -247,9 +249,43 @@ def path() -> str:
     return svg.write()
 
 
+def memory() -> str:
+    """What lies on a card of 6 GiB in each phase of the 13B model's run at 832x480."""
+    budget = MemoryBudget.of(6, ram=16 * GIB)
+    plan = plan_memory(budget, MemoryQuestion("f1k1_x_g9_f1k1f2k2f16k4_td", 480, 832))
+    svg = Svg(920, 430, "What lies on a 6 GiB card in each phase of a run")
+    left, scale = 190, 105 / GIB
+    kinds = {"CUDA itself": SOFT, "weights": HISTORY[0], "resident blocks": HISTORY[1],
+             "buffers for streamed blocks": HISTORY[2], "room to work in": TARGET}  # fmt: skip
+    svg.text(30, 34, "13B at 832x480 on a card of 6 GiB", 17, weight="bold")
+    for row, phase in enumerate(plan.phases):
+        y, x = 60 + 36 * row, float(left)
+        svg.text(left - 10, y + 18, phase.need.name, 13, anchor="end")
+        sizes = (CONTEXT, phase.need.weights, phase.resident_bytes, phase.slot_bytes,
+                 phase.need.work)  # fmt: skip
+        for size, fill in zip(sizes, kinds.values(), strict=True):
+            svg.box(round(x, 1), y, round(size * scale, 1), 26, fill, radius=0)
+            x += size * scale
+        svg.text(left + 6.15 * GIB * scale, y + 18, gib(CONTEXT + phase.device), 12, SOFT)
+    bottom = 60 + 36 * len(plan.phases)
+    for size, words, anchor in ((budget.process, "may be taken", "end"),
+                                (budget.vram, "the card", "middle")):  # fmt: skip
+        x = round(left + size * scale, 1)
+        svg.box(x, 50, 1.5, bottom - 46, INK, radius=0)
+        svg.text(x, bottom + 20, f"{words}: {gib(size)}", 12, INK, anchor)
+    for column, (name, fill) in enumerate(kinds.items()):
+        x, y = 30 + 290 * (column % 3), bottom + 42 + 26 * (column // 3)
+        svg.box(x, y, 16, 16, fill)
+        svg.text(x + 24, y + 13, name, 13)
+    streamed = len(plan.phase("denoise").streamed)
+    svg.text(30, bottom + 112, f"While denoising, {streamed} of 60 blocks come and go, each copied "
+             "while the one before it computes.", 13, SOFT)  # fmt: skip
+    return svg.write()
+
+
 def main() -> int:
     check = "--check" in sys.argv
-    for draw in (packing, orders, resume, path):
+    for draw in (packing, orders, resume, path, memory):
         file, made = HERE / f"{draw.__name__}.svg", draw()
         if not check:
             file.write_text(made, encoding="utf-8", newline="\n")
