@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -58,17 +56,16 @@ def test_it_begins_far_ahead_of_random_weights(clips: torch.Tensor) -> None:
 
 
 def test_training_lowers_the_error(pictures: torch.Tensor, clips: torch.Tensor) -> None:
-    torch.manual_seed(0)
     run = ae.AutoencoderRun(
-        seconds=8.0, compile=False, phases=(ae.Phase(1.0, 4, 9, 48),), config=SMALL, ema=0.9
+        steps=40, lr=3e-3, compile=False, phases=(ae.Phase(1.0, 4, 5, 32),), config=SMALL, ema=0.5
     )
-    start = ae.linear_start(SMALL, pictures, torch.device("cpu"))
+    torch.manual_seed(0)
+    start = ae.fresh(SMALL)
     before = error(start, clips)
-    began = time.monotonic()
     model = ae.train(pictures, run, torch.device("cpu"), start=start)
-    assert time.monotonic() - began < 60
-    assert error(model, clips) < before
-    z = model.encode(clips)
+    assert error(model, clips) < 0.5 * before
+    with torch.no_grad():
+        z = model.encode(clips)
     assert float(z.square().mean().sqrt()) == pytest.approx(1, abs=0.4)
 
 

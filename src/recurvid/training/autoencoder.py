@@ -9,8 +9,6 @@ code for many minutes, so the start is that code.
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -19,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recurvid.training.budget import Budget, warm_cosine
 from recurvid.training.camera import CameraPath, MoveRange, draw_paths, render
 from recurvid.training.ema import Average
 from recurvid.training.linear_start import fit, install
@@ -54,6 +53,7 @@ class AutoencoderRun:
     """Everything that one run needs beside the pictures."""
 
     seconds: float = 120.0
+    steps: int = 0  # instead of seconds where it is not 0
     lr: float = 5e-4
     phases: tuple[Phase, ...] = (Phase(1.0, 12, 25, 128),)
     latent_noise: float = 0.006
@@ -132,7 +132,7 @@ def train(
     pictures: Tensor, run: AutoencoderRun, device: torch.device,
     report: Callable[[int, float], None] | None = None, start: TAEHV | None = None,
 ) -> TAEHV:  # fmt: skip
-    """Train for ``run.seconds``; returns the averaged model with latent statistics filled in.
+    """Train for ``run.seconds`` or ``run.steps``; returns averaged weights with latent statistics.
 
     Args:
         pictures: (n, 3, h, w) uint8 on ``device``.
@@ -154,11 +154,14 @@ def train(
             y = model.decode(z + run.latent_noise * noise)
         return reconstruction_loss(x, y.float(), z)
 
-    step = 0
-    for phase, deadline_share, compiled in _phases(run, objective):
-        for x, progress in _clips(pictures, rng, phase, deadline_share, device):
+    step, over, budget = 0, 0.0, Budget(run.seconds, run.steps)
+    for phase in run.phases:
+        over += phase.share
+        compiled = torch.compile(objective, dynamic=False) if run.compile else objective
+        while (progress := budget.progress(step)) < min(over, 1.0):
             for group in optimizer.param_groups:
-                group["lr"] = run.lr * _warm_cosine(step, progress)
+                group["lr"] = run.lr * warm_cosine(step, progress, warm=200, flat=0.35)
+            x = draw_clips(pictures, rng, phase, device)
             b, _, t, h, w = x.shape
             latent = (b, run.config.latent_channels, (t - 1) // 4 + 1, h // 8, w // 8)
             loss = compiled(x, torch.randn(latent, device=device))
@@ -177,34 +180,6 @@ def train(
     return with_statistics(model, pictures, rng, device)
 
 
-def _warm_cosine(step: int, progress: float) -> float:
-    decay = 1.0 if progress < 0.35 else 0.5 + 0.5 * math.cos(math.pi * (progress - 0.35) / 0.65)
-    return min(1.0, (step + 1) / 200) * max(0.02, decay)
-
-
-Objective = Callable[[Tensor, Tensor], Tensor]
-
-
-def _phases(
-    run: AutoencoderRun, objective: Objective
-) -> Iterator[tuple[Phase, tuple[float, float, float], Objective]]:
-    """Phases with (start, length, total) of the clock, and the objective compiled for each."""
-    began, elapsed = time.monotonic(), 0.0
-    for phase in run.phases:
-        compiled = torch.compile(objective, dynamic=False) if run.compile else objective
-        elapsed += phase.share * run.seconds
-        yield phase, (began, began + elapsed, run.seconds), compiled
-
-
-def _clips(
-    pictures: Tensor, rng: np.random.Generator, phase: Phase,
-    clock: tuple[float, float, float], device: torch.device,
-) -> Iterator[tuple[Tensor, float]]:  # fmt: skip
-    began, until, total = clock
-    while (now := time.monotonic()) < until:
-        yield draw_clips(pictures, rng, phase, device), min(1.0, (now - began) / total)
-
-
 @torch.no_grad()
 def with_statistics(
     model: TAEHV, pictures: Tensor, rng: np.random.Generator, device: torch.device
@@ -212,7 +187,7 @@ def with_statistics(
     """The same weights with per-channel latent mean and deviation in the config."""
     plain = TAEHV(replace(model.config, latent_mean=(), latent_std=())).to(device)
     plain.load_state_dict(model.state_dict())
-    phase = Phase(0.0, 8, 33, 128)
+    phase = Phase(0.0, 4, 17, 96)
     z = torch.cat([plain.encode(draw_clips(pictures, rng, phase, device)) for _ in range(8)])
     spread = float(z.std((0, 2, 3, 4)).square().mean().sqrt())
     config = replace(

@@ -6,7 +6,6 @@ Packing, planning and the flow-matching objective are the functions that generat
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.packing import PackingSchedule, pack_batch
 from recurvid.sampling.objective import flow_loss, noised, sample_sigmas
 from recurvid.sections import Section
+from recurvid.training.budget import Budget, warm_cosine
 from recurvid.training.clip_pool import ClipPool
 from recurvid.training.ema import Average
 from recurvid.training.section_sampling import OrderShare, draw_sections
@@ -42,6 +42,7 @@ class BackboneRun:
     """
 
     seconds: float = 480.0
+    steps: int = 0  # instead of seconds where it is not 0
     batch: int = 48
     lr: float = 1e-3
     muon_lr: float = 1.5e-3
@@ -141,10 +142,13 @@ def train(
     model: Trained, pools: list[ClipPool], run: BackboneRun,
     at_step: Callable[[int, float, Average], None] | None = None, began: float | None = None,
 ) -> Average:  # fmt: skip
-    """Train until ``run.seconds`` after ``began`` (default: now); returns the averaged weights.
+    """Train until ``run.seconds`` after ``began`` (default: now), or for ``run.steps``.
 
     Args:
         at_step: called after every 100th step: (step, mean loss since, averages).
+
+    Returns:
+        the averaged weights.
     """
     torch.manual_seed(run.seed)
     rng = np.random.default_rng(run.seed)
@@ -163,9 +167,9 @@ def train(
     rates = [group["lr"] for o in steppers for group in o.param_groups]
     average = Average(model, run.ema)
     now, step, losses = time.monotonic(), 0, list[Tensor]()
-    length = (began or now) + run.seconds - now
-    while (progress := (time.monotonic() - now) / length) < 1:
-        factor = _schedule(step, progress)
+    budget = Budget((began or now) + run.seconds - now, run.steps, now)
+    while (progress := budget.progress(step)) < 1:
+        factor = warm_cosine(step, progress, warm=100, flat=0.4)
         for rate, group in zip(rates, (g for o in steppers for g in o.param_groups), strict=True):
             group["lr"] = rate * factor
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -185,9 +189,3 @@ def train(
             if at_step:
                 at_step(step, value, average)
     return average
-
-
-def _schedule(step: int, progress: float) -> float:
-    """Warm-up, constant, then a cosine to zero over the last 60 %."""
-    decay = 1.0 if progress < 0.4 else 0.5 + 0.5 * math.cos(math.pi * (progress - 0.4) / 0.6)
-    return min(1.0, (step + 1) / 100) * max(0.02, decay)
