@@ -38,6 +38,7 @@ from recurvid.caching.protocol import StepCache
 from recurvid.caching.registry import CACHES, new_cache
 from recurvid.caching.thresholds import THRESHOLDS
 from recurvid.checkpoints.locate import BUNDLED_FOLDER, locate
+from recurvid.errors import InputError
 from recurvid.events import Progress
 from recurvid.generation.components import Components
 from recurvid.generation.journal import Journal, Local
@@ -155,14 +156,16 @@ def calibrate(bench: Bench) -> Calibration:
     return Calibration.of([c.ratios for c in made.caches if isinstance(c, RatioRecorder)])
 
 
-def measure(bench: Bench, calibration: Calibration, factors: tuple[float, ...], repeats: int):
+def measure(
+    bench: Bench, calibration: Calibration | None, factors: tuple[float, ...], repeats: int
+):
     """Points of every cache, the uncached run first."""
     bench.run(None)  # warms up
     plain = [bench.run(None) for _ in range(repeats)]
     exact = plain[0]
     yield Point("off", 0.0, 1.0, 1.0, statistics.median(m.seconds for m in plain), None, 1.0)
-    for name in CACHES:
-        for factor in factors:
+    for name, kind in CACHES.items():
+        for factor in () if kind.calibrated and calibration is None else factors:
             threshold = round(THRESHOLDS[name] * factor, 4)
             runs = [
                 bench.run(lambda n=name, t=threshold: new_cache(n, t, calibration))
@@ -310,8 +313,14 @@ def main() -> int:
         seed=args.seed,
     )
     bench = Bench(args.model, args.picture, request, args.device)
-    calibration = calibrate(bench)
+    try:
+        calibration = calibrate(bench)
+    except InputError as error:  # an untrained model, whose blocks add nothing
+        print(error)
+        calibration = None
     if args.save_calibration:
+        if calibration is None:
+            return 1
         path = Path(bench.files["transformer"])
         path = (path if path.is_dir() else path.parent) / FILE
         if path.is_file():
@@ -334,7 +343,7 @@ def main() -> int:
     return 0
 
 
-def report(args: Any, bench: Bench, calibration: Calibration, points: list[Point]) -> None:
+def report(args: Any, bench: Bench, calibration: Calibration | None, points: list[Point]) -> None:
     """Write the numbers and the picture."""
     device = bench.components.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -349,7 +358,7 @@ def report(args: Any, bench: Bench, calibration: Calibration, points: list[Point
         "fingerprint": bench.components.fingerprint(),
         "request": bench.request.to_json(),
         "repeats": args.repeats,
-        "calibration": {str(k): v for k, v in calibration.runs.items()},
+        "calibration": calibration and {str(k): v for k, v in calibration.runs.items()},
         "points": [asdict(point) for point in points],
     }
     path = folder / f"cache-curve-{today}.json"

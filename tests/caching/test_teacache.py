@@ -112,8 +112,19 @@ def decisions(changes: list[float], threshold: float = 0.15) -> list[bool]:
     for i, change in enumerate([0.0, *changes]):
         value *= 1 + change
         probe = torch.full((1, 3, 4), value, dtype=torch.float64)
-        made.append(rule.is_due(Step(i, count, 0.5), lambda probe=probe: probe))
+        made.append(judged(rule, i, count, probe))
     return made
+
+
+def judged(rule: DistanceRule, i: int, count: int, seen: Tensor) -> bool:
+    """Ask the rule and tell it what was done."""
+    covered = rule.covered(Step(i, count, 0.5), seen)
+    due = rule.is_due(covered)
+    if due:
+        rule.computed(seen)
+    else:
+        rule.passed_over(seen, covered)
+    return due
 
 
 def test_decisions_by_hand() -> None:
@@ -129,7 +140,7 @@ def test_decisions_by_hand() -> None:
 
 def test_a_sum_that_reaches_the_threshold_computes() -> None:
     rule, probe = DistanceRule(0.5, coefficients=(0.25,)), torch.ones(1, 2, 4)
-    made = [rule.is_due(Step(i, 7, 0.5), lambda: probe) for i in range(6)]
+    made = [judged(rule, i, 7, probe) for i in range(6)]
     assert made == [True, False, True, False, True, False]
 
 
@@ -145,10 +156,10 @@ def test_polynomial_by_hand() -> None:
 def test_changes_that_are_no_number_compute(value: float) -> None:
     rule = DistanceRule(10.0)
     probe = torch.full((1, 2, 4), value)
-    assert all(rule.is_due(Step(i, 5, 0.5), lambda: probe) for i in range(5))
+    assert all(judged(rule, i, 5, probe) for i in range(5))
 
 
 def test_zero_computes_whatever_the_polynomial() -> None:
     rule = DistanceRule(0.0, coefficients=(-1.0,))
     probe = torch.ones(1, 2, 4)
-    assert all(rule.is_due(Step(i, 5, 0.5), lambda: probe) for i in range(5))
+    assert all(judged(rule, i, 5, probe) for i in range(5))

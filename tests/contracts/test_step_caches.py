@@ -10,7 +10,7 @@ import torch
 from tests.caching.cached_runs import CALM, Runs, conditioning, maker
 from torch import Tensor
 
-from recurvid.caching.protocol import Step, StepCache
+from recurvid.caching.protocol import Blocks, Probe, Step, StepCache
 from recurvid.caching.registry import CACHES, new_cache
 from recurvid.caching.thresholds import OFF, THRESHOLDS
 from recurvid.errors import InputError
@@ -135,6 +135,59 @@ def test_a_run_begins_anew(name: str) -> None:
         next(broken)
     assert torch.equal(runs.finish(lambda: used, 2), fresh)
     assert used.computed == pattern
+
+
+class Trouble(Exception):
+    pass
+
+
+class Fallible:
+    """Something fails once in a call, which is then made again, as a fuller device has it.
+
+    ``after`` blocks run before it; -1 fails the probe.
+    """
+
+    def __init__(self, inner: StepCache, call: int, after: int):
+        self.inner, self.call, self.after = inner, call, after
+        self.failed = False
+
+    @property
+    def computed(self) -> list[bool]:
+        return self.inner.computed
+
+    def run(self, step: Step, tokens: Tensor, probe: Probe, blocks: Blocks) -> Tensor:
+        def failing_probe() -> Tensor:
+            raise Trouble
+
+        def failing_blocks():
+            running = blocks()
+            for _ in range(self.after):
+                yield next(running)
+            raise Trouble
+
+        if step.index == self.call:
+            try:
+                if self.after < 0:
+                    return self.inner.run(step, tokens, failing_probe, blocks)
+                return self.inner.run(step, tokens, probe, failing_blocks)
+            except Trouble:
+                self.failed = True
+        return self.inner.run(step, tokens, probe, blocks)
+
+
+@EVERY
+@pytest.mark.parametrize("threshold", [0.3, LOOSE])
+@pytest.mark.parametrize("after", [-1, 0, 1, 2, 3])
+def test_a_call_that_failed_can_be_made_again(name: str, after: int, threshold: float) -> None:
+    runs = Runs()
+    expected = runs.finish(maker(name, threshold))
+    pattern, failed = runs.made[-1].computed, 0
+    for call in range(10):
+        cache = Fallible(new_cache(name, threshold, CALM), call, after)
+        assert torch.equal(runs.finish(lambda cache=cache: cache), expected)
+        assert cache.computed == pattern
+        failed += cache.failed
+    assert failed >= (0 if after < 0 else sum(pattern))
 
 
 def drive(cache: StepCache, count: int, of: int, tokens: Callable[[int], Tensor]) -> list[Tensor]:

@@ -112,7 +112,8 @@ class RatioRecorder:
             self.computed, self.ratios, self._size = [], [], None
         out = after_all(tokens, blocks())
         size = (out - tokens).float().norm(dim=-1)  # (b, n)
-        self.ratios.append(1.0 if self._size is None else (size / self._size).mean().item())
+        ratio = 1.0 if self._size is None else (size / self._size).mean().item()
+        self.ratios.append(ratio)
         self.computed.append(True)
         self._size = size
         return out

@@ -37,14 +37,15 @@ class FirstBlockCache:
         with closing(blocks()) as running:
             start = next(running, tokens)
             added = start - tokens
-            due = step.is_last or self._has_changed(added)
-            self.computed.append(due)
-            if not due:
-                assert self._rest is not None
-                return start + self._rest
-            self._first = self._rest = None  # their memory is free while the blocks run
+            if not step.is_last and self._rest is not None and not self._has_changed(added):
+                out = start + self._rest
+                self.computed.append(False)
+                return out
+            # Their memory is free while the blocks run; and should these fail, the step stays due.
+            self._first = self._rest = None
             out = after_all(start, running)
         self._first, self._rest = added, out - start
+        self.computed.append(True)
         return out
 
     def _has_changed(self, added: Tensor) -> bool:

@@ -50,6 +50,20 @@ class MagRule:
     jump: float = 0.06
 
 
+@dataclass(frozen=True)
+class _Row:
+    """Skips since the last computed step: the residual's size now over then, the errors' sum."""
+
+    size: float = 1.0
+    error: float = 0.0
+    skipped: int = 0
+
+    def longer(self, ratio: float) -> _Row:
+        """With one more skip."""
+        size = self.size * ratio
+        return _Row(size, self.error + abs(1 - size), self.skipped + 1)
+
+
 class MagCache:
     """Adds the blocks' last residual in the steps where it is known to change little.
 
@@ -61,37 +75,32 @@ class MagCache:
         self._calibration = calibration
         self._rule = rule or MagRule()
         self._residual: Tensor | None = None
-        self._start_row()
+        self._row = _Row()
 
     def run(self, step: Step, tokens: Tensor, probe: Probe, blocks: Blocks) -> Tensor:
         """See StepCache."""
         if step.is_first:
-            self.computed, self._residual = [], None
-            self._start_row()
-        due = self._residual is None or self._is_due(step)
-        self.computed.append(due)
-        if not due:
-            assert self._residual is not None
-            return tokens + self._residual
-        self._start_row()
-        self._residual = None  # its memory is free while the blocks run
+            self.computed, self._residual, self._row = [], None, _Row()
+        ratio = self._calibration.at(step.count)[step.index]
+        row = self._row.longer(ratio)
+        if self._residual is not None and not self._is_due(step, ratio, row):
+            out = tokens + self._residual
+            self._row = row
+            self.computed.append(False)
+            return out
+        # Its memory is free while the blocks run; and should these fail, the step stays due.
+        self._residual, self._row = None, _Row()
         out = after_all(tokens, blocks())
         self._residual = out - tokens
+        self.computed.append(True)
         return out
 
-    def _start_row(self) -> None:
-        self._size, self._error, self._skipped = 1.0, 0.0, 0
-
-    def _is_due(self, step: Step) -> bool:
+    def _is_due(self, step: Step, ratio: float, row: _Row) -> bool:
         rule = self._rule
-        if step.index < int(rule.kept * step.count) or not rule.threshold > 0:
-            return True
-        ratio = self._calibration.at(step.count)[step.index]
-        self._size *= ratio
-        self._error += abs(1 - self._size)
-        self._skipped += 1
         return (
-            self._error > rule.threshold
-            or self._skipped > rule.longest
+            step.index < int(rule.kept * step.count)
+            or not rule.threshold > 0
+            or row.error > rule.threshold
+            or row.skipped > rule.longest
             or abs(1 - ratio) > rule.jump
         )

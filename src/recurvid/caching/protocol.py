@@ -56,18 +56,18 @@ class Step:
 
 @runtime_checkable
 class StepCache(Protocol):
-    """Decides which steps run the blocks, and answers for the others.
+    """Decides which steps run the blocks, and answers for the others."""
 
-    Attributes:
-        computed: whether the blocks ran, for each call since the run's first.
-    """
-
-    computed: list[bool]
+    @property
+    def computed(self) -> list[bool]:
+        """Whether the blocks ran, for each call since the run's first."""
+        ...
 
     def run(self, step: Step, tokens: Tensor, probe: Probe, blocks: Blocks) -> Tensor:
         """Video tokens after the blocks, computed or told.
 
-        Calls come in order. The first of a run forgets whatever was before.
+        Calls come in order. The first of a run forgets whatever was before. A call that failed,
+        for want of memory say, may be made again, and is then as if it were the first attempt.
 
         Args:
             step: which call of the run it is.

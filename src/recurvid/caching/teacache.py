@@ -7,6 +7,7 @@ threshold, the last residual of the blocks is added to the new tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -32,19 +33,31 @@ class DistanceRule:
         self._covered = 0.0
         self._before: Tensor | None = None
 
-    def is_due(self, step: Step, probe: Probe) -> bool:
-        """Whether this step must be computed. Ask once a step: the answer moves the rule on."""
-        seen = probe()
-        due = step.is_first or step.is_last or self._before is None
-        if not due:
-            assert self._before is not None
-            self._covered += self.distance(relative_change(seen, self._before))
-            # Said this way round, NaN computes.
-            due = not (self.threshold > 0 and self._covered < self.threshold)
-        if due:
-            self._covered = 0.0
-        self._before = seen  # in every step, skipped or not
-        return due
+    def covered(self, step: Step, seen: Tensor) -> float:
+        """Distance since the last computed step; infinite where this one must be computed.
+
+        Args:
+            seen: (b, n, d), the first block's modulated input in this step.
+        """
+        if step.is_first or step.is_last or self._before is None:
+            return math.inf
+        return self._covered + self.distance(relative_change(seen, self._before))
+
+    def is_due(self, covered: float) -> bool:
+        """Whether a step with so much covered must be computed. NaN must."""
+        return not (self.threshold > 0 and covered < self.threshold)
+
+    def passed_over(self, seen: Tensor, covered: float) -> None:
+        """The step was skipped. The next change is measured from it all the same."""
+        self._before, self._covered = seen, covered
+
+    def computed(self, seen: Tensor) -> None:
+        """The step was computed."""
+        self._before, self._covered = seen, 0.0
+
+    def forget(self) -> None:
+        """Let go of what was seen; the next step, or this one once more, is then due."""
+        self._before, self._covered = None, 0.0
 
     def distance(self, change: float) -> float:
         """The polynomial."""
@@ -72,13 +85,19 @@ class TeaCache:
     def run(self, step: Step, tokens: Tensor, probe: Probe, blocks: Blocks) -> Tensor:
         """See StepCache."""
         if step.is_first:
-            self.computed, self._residual = [], None
-        due = self._rule.is_due(step, probe) or self._residual is None
-        self.computed.append(due)
-        if not due:
-            assert self._residual is not None
-            return tokens + self._residual
-        self._residual = None  # its memory is free while the blocks run
+            self.computed = []
+        seen = probe()
+        covered = self._rule.covered(step, seen)
+        if self._residual is not None and not self._rule.is_due(covered):
+            out = tokens + self._residual
+            self._rule.passed_over(seen, covered)
+            self.computed.append(False)
+            return out
+        # Their memory is free while the blocks run; and should these fail, the step stays due.
+        self._rule.forget()
+        self._residual = None
         out = after_all(tokens, blocks())
         self._residual = out - tokens
+        self._rule.computed(seen)
+        self.computed.append(True)
         return out
