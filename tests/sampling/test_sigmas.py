@@ -88,3 +88,11 @@ def test_shift_one_changes_nothing():
 def test_impossible_runs_are_refused(steps, shift, named):
     with pytest.raises(InputError, match=named):
         flow_sigmas(steps, shift)
+
+
+@pytest.mark.parametrize("shift", [1e-30, 1e-6, 1.0, 7.0, 1e6])
+def test_the_ends_are_exact_whatever_the_shift(shift: float) -> None:
+    sigmas = flow_sigmas(5, shift)
+    assert sigmas[0] == 1
+    assert sigmas[-1] == 0
+    assert bool(torch.isfinite(sigmas).all())

@@ -9,6 +9,7 @@ import pytest
 from recurvid.errors import ComponentError, OutputError
 from recurvid.video import encoders
 from recurvid.video.destination import check_output, destination, output_note
+from recurvid.video.encoders import VideoSettings, exact_fps
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
 not_root = pytest.mark.skipif(
@@ -192,3 +193,12 @@ def test_segments_of_other_kinds_are_nearly_lossless(settings):
     better = destination("a.gif").segment_settings(settings)
     assert better.crf < settings.crf
     assert better.fps == Fraction(12)
+
+
+def test_a_folder_with_other_things_is_not_filled_with_frames(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "notes.txt").write_text("mine")
+    settings = VideoSettings(exact_fps(12))
+    with pytest.raises(OutputError, match=r"results/video\.mp4"):
+        check_output(f"{tmp_path}/results/", settings, 64, 64, overwrite=True)
+    assert [p.name for p in (tmp_path / "results").iterdir()] == ["notes.txt"]

@@ -123,3 +123,16 @@ def test_other_pixel_formats(tmp_path, pixels, options):
 
 def test_the_clip_of_the_tests_knows_its_numbers():
     assert [number_of(frame) for frame in moving_frames(0, 60)] == list(range(60))
+
+
+def test_a_gif_is_as_long_as_its_delays(tmp_path):
+    """GIF delays are whole hundredths: 12 fps alternates between 8 and 9 of them."""
+    from PIL import Image
+
+    frames = [Image.new("RGB", (16, 16), (k * 3, 255 - k, k)) for k in range(72)]
+    delays = [80 if k % 3 == 0 else 85 for k in range(72)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=delays)
+    info = probe(tmp_path / "a.gif")
+    shown = sum(delay // 10 for delay in delays) / 100
+    assert info.frames == 72
+    assert abs(info.seconds - shown) < 0.1

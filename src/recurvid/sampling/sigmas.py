@@ -13,9 +13,10 @@ from recurvid.errors import InputError
 def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     """Flux's time shift: sigma -> shift * sigma / (1 + (shift - 1) * sigma).
 
-    Keeps 0 and 1 where they are; a shift above 1 spends more of the steps at high noise.
+    Keeps 0 and 1 exactly where they are, however small the shift; a shift above 1 spends more of
+    the steps at high noise.
     """
-    return shift * sigma / (1 + (shift - 1) * sigma)
+    return shift * sigma / ((1 - sigma) + shift * sigma)
 
 
 def dynamic_shift(

@@ -158,6 +158,12 @@ def _check_frames(place: Destination, name: str, *, overwrite: bool) -> None:
             f"{name}: {len(there)} frames stand there already; choose another name, "
             "or overwrite them"
         )
+    # "results/" is more often a folder for a video than one to be filled with loose pictures
+    if place.path.name == _DEFAULT_PATTERN and len(there) < sum(1 for _ in folder.iterdir()):
+        raise OutputError(
+            f"{name}: PNG frames go into a new or empty folder, and this one holds other files; "
+            f"for a video name a file, for example {folder.name}/video.mp4"
+        )
     _check_beside(place.frame_path(0))
 
 

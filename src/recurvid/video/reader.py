@@ -64,9 +64,19 @@ def probe(path: str | Path) -> VideoInfo:
     height, width = (first.width, first.height) if turned else (first.height, first.width)
     with _opened(path) as container:
         stream = container.streams.video[0]
-        frames = sum(1 for packet in container.demux(stream) if packet.size > 0)
-        rate = stream.average_rate or stream.base_rate or Fraction(1)
-        return VideoInfo(frames, Fraction(rate), height, width, stream.codec_context.name)
+        packets = [packet.duration or 0 for packet in container.demux(stream) if packet.size > 0]
+        rate = Fraction(stream.average_rate or stream.base_rate or 1)
+        rate = _true_rate(rate, packets, stream.time_base)
+        return VideoInfo(len(packets), rate, height, width, stream.codec_context.name)
+
+
+def _true_rate(rate: Fraction, durations: list[int], time_base: Fraction | None) -> Fraction:
+    """The container's rate, unless the durations of its frames say otherwise (GIF: delays vary)."""
+    total = sum(durations) * (time_base or Fraction(0))
+    if not total or not all(durations):
+        return rate
+    counted = Fraction(len(durations)) / total
+    return rate if abs(counted / rate - 1) < Fraction(1, 100) else counted
 
 
 def read_frames(
