@@ -16,6 +16,7 @@ from recurvid.caching.calibration import FILE, Calibration
 from recurvid.caching.magcache import PUBLISHED
 from recurvid.caching.registry import CACHES
 from recurvid.caching.thresholds import THRESHOLDS
+from recurvid.cli import generate
 from recurvid.errors import CheckpointError, RequestError, SessionError
 from recurvid.events import Finished, SectionDone
 from recurvid.generation.defaults import resolved, spec_of, unresolved
@@ -163,6 +164,23 @@ def test_defaults_are_filled_in_and_only_where_there_is_a_cache() -> None:
     assert THRESHOLDS["teacache"] == 0.15
     with pytest.raises(RequestError, match="cache_threshold: there is no step cache"):
         resolved(plain.but(cache_threshold=0.1), spec_of(plain))
+
+
+def test_another_cache_than_the_videos_brings_its_own_threshold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = GenerationRequest(step_cache="teacache", cache_threshold=0.3)
+    monkeypatch.setattr(generate, "_request_in", lambda video: old)
+    monkeypatch.setattr(generate, "locate", lambda model: None)
+
+    def asked(**given: Any) -> GenerationRequest:
+        return generate._request(given, Path("old.mp4"))[0]
+
+    assert asked() == old
+    assert asked(step_cache="teacache") == old
+    assert asked(step_cache="taylor").cache_threshold is None
+    assert asked(step_cache="off") == GenerationRequest()
+    assert asked(step_cache="taylor", cache_threshold=0.2).cache_threshold == 0.2
 
 
 def test_caches_of_a_request_are_new_each_time_and_have_its_threshold() -> None:
