@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,8 @@ FULL = PRESETS["13b"]
 
 
 def question(**other) -> MemoryQuestion:
-    return MemoryQuestion(**{"schedule": SCHEDULE, "height": 480, "width": 832, **other})
+    values: dict[str, Any] = {"schedule": SCHEDULE, "height": 480, "width": 832, **other}
+    return MemoryQuestion(**values)
 
 
 def test_sizes_of_the_13b_model():
@@ -159,7 +161,7 @@ def test_the_estimate_of_work_covers_what_a_step_allocates(monkeypatch: pytest.M
                 for k, n in ((4, 16), (2, 2), (1, 2))
             )
         )
-        half = {"dtype": torch.bfloat16}
+        half: dict[str, Any] = {"dtype": torch.bfloat16}
         told = Conditioning(
             text=torch.empty(1, 256, 4096, **half), text_mask=torch.empty(1, 256, dtype=torch.bool),
             pooled=torch.empty(1, 768, **half), image=torch.empty(1, 729, 1152, **half),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recurvid.memory.sources import MappedSource, PinnedSource, tensors_of
+from recurvid.memory.sources import MappedSource, Mark, PinnedSource, tensors_of
 from recurvid.memory.streaming import BlockStream
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ class LateMark:
 class Late(LateMark):
     """A copy that is made when somebody waits for it, and not before: as late as is allowed."""
 
-    def __init__(self, target: Tensor, source: Tensor, after: list[LateMark]):
+    def __init__(self, target: Tensor, source: Tensor, after: list[Mark]):
         super().__init__()
         self.target, self.source, self.after = target, source, list(after)
 
@@ -71,7 +71,7 @@ class LateCopies:
 
     def __init__(self) -> None:
         self.begun: list[Late] = []
-        self.waits: list[LateMark] = []
+        self.waits: list[Mark] = []
         self.drained = 0
 
     def copy(self, target: Tensor, source: Tensor) -> Late:
@@ -80,13 +80,13 @@ class LateCopies:
         self.begun.append(late)
         return late
 
-    def await_copy(self, mark: LateMark) -> None:
+    def await_copy(self, mark: Mark) -> None:
         mark.synchronize()
 
     def computed(self) -> LateMark:
         return LateMark()
 
-    def await_compute(self, mark: LateMark) -> None:
+    def await_compute(self, mark: Mark) -> None:
         self.waits.append(mark)
 
     def drain(self) -> None:

@@ -96,7 +96,8 @@ def test_nothing_is_left_after_an_exception(kind: str):
 def test_nothing_is_left_while_an_exception_is_held_if_released():
     _, twin, stream = streamed(resident=(1,))
     held = iter(twin.first)
-    next(held), next(held)
+    next(held)
+    next(held)
     assert stream.device_bytes > 0
     stream.release()
     assert stream.device_bytes == 0

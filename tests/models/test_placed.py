@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import weakref
 
@@ -113,6 +114,14 @@ def test_two_prompts_do_not_mix():
     assert a.equal(a_home)
     assert b.equal(b_home)
     assert not a.equal(b)
+
+
+def test_prompts_of_jobs_before_are_let_go():
+    setting = Setting()
+    told = [dataclasses.replace(setting.conditioning) for _ in range(4)]
+    for one in told:
+        setting.placed.prepare(one, [setting.timestep(700.0)])
+    assert list(setting.placed._prompts) == [id(one) for one in told[-2:]]
 
 
 def test_precompute_equals_a_call_a_timestep():

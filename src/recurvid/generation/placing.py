@@ -27,7 +27,7 @@ from recurvid.generation.memory_plan import (
 from recurvid.generation.runtime import Runtime
 from recurvid.generation.tuned import attention_for
 from recurvid.generation.video_plan import VideoPlan
-from recurvid.memory.budget import GIB, MemoryBudget, Placement
+from recurvid.memory.budget import CONTEXT, GIB, MemoryBudget, Placement
 from recurvid.memory.machine import available_memory, free_on
 from recurvid.memory.residency import Turns, free, limit_allocator
 from recurvid.models.loading import find_config, load_backbone
@@ -41,14 +41,19 @@ logger = logging.getLogger(__name__)
 
 
 def budget_of(runtime: Runtime, folder: Path) -> MemoryBudget | None:
-    """What a run may use: ``--vram``, or what a CUDA device has free; None where neither tells.
+    """What a run may use: ``--vram``, and no more than a CUDA device has free; None for neither.
 
     Args:
         folder: where the session lies.
     """
     if runtime.vram is None and runtime.device.type != "cuda":
         return None
-    vram = free_on(runtime.device) / GIB if runtime.vram is None else runtime.vram
+    vram = runtime.vram
+    if runtime.device.type == "cuda":
+        # What is free now has CUDA's own part taken off already.
+        there = (free_on(runtime.device) + CONTEXT) / GIB
+        vram = there if vram is None else min(vram, there)
+    assert vram is not None
     ram, swap = available_memory()
     return MemoryBudget.of(vram, ram=ram, swap=swap, disk=shutil.disk_usage(folder).free)
 

@@ -86,4 +86,6 @@ def limit_allocator(device: torch.device, reserved: int) -> None:
     """
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, reserved / total), device)
+        # By number: this function takes no device without one.
+        number = torch.cuda.current_device() if str(device) == "cuda" else device.index
+        torch.cuda.set_per_process_memory_fraction(min(1.0, reserved / total), number)

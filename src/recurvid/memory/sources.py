@@ -8,6 +8,7 @@ of its own once it was asked for: fast, and as large as the blocks are.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -135,24 +136,26 @@ class HostBuffer:
 
     def __init__(self, size: int, *, pin: bool):
         self.data = torch.empty(size, dtype=torch.uint8)
-        self._pinned = False
+        self._unpin: weakref.finalize[..., HostBuffer] | None = None
         if pin:
             code = _cudart().cudaHostRegister(self.data.data_ptr(), size, 0)
-            self._pinned = int(code) == 0
-            if not self._pinned:  # a system that does not register memory: torch's own pinning
+            if int(code) == 0:
+                # Before the bytes can go: memory that is freed must not be registered any more.
+                self._unpin = weakref.finalize(self, _unregister, self.data.data_ptr())
+                self._unpin.atexit = False
+            else:  # a system that does not register memory: torch's own pinning
                 _clear_error()
                 self.data = torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
     @property
     def pinned(self) -> bool:
         """Whether copies from here run beside the computation."""
-        return self._pinned or self.data.is_pinned()
+        return self.data.is_pinned()
 
     def close(self) -> None:
         """Unpin. The bytes go with the last reference."""
-        if self._pinned:
-            _cudart().cudaHostUnregister(self.data.data_ptr())
-            self._pinned = False
+        if self._unpin is not None:
+            self._unpin()
 
 
 def _clear_error() -> None:
@@ -161,6 +164,10 @@ def _clear_error() -> None:
         torch.zeros(1, device="cuda").add_(1)
     except RuntimeError:
         logger.debug("system memory cannot be registered with CUDA")
+
+
+def _unregister(address: int) -> None:
+    _cudart().cudaHostUnregister(address)
 
 
 def _cudart() -> Any:

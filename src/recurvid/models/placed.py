@@ -24,6 +24,8 @@ from recurvid.packing.pack import PackedContext
 
 logger = logging.getLogger(__name__)
 
+#: Prompts whose states are kept: positive and negative of one job.
+KEPT_PROMPTS = 2
 #: What a section needs on the device beside the blocks.
 ALWAYS = ("x_embedder", "clean_x_embedder", "proj_out")
 
@@ -111,6 +113,8 @@ class PlacedDiT:
             timesteps: (b,) each, 1000 * sigma.
         """
         _, states = self._prompts.setdefault(id(conditioning), (conditioning, {}))
+        for old in list(self._prompts)[:-KEPT_PROMPTS]:
+            del self._prompts[old]
         new = [t for t in timesteps if float(t[0]) not in states]
         if new:
             self._arrive()
