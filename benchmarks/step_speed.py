@@ -57,7 +57,11 @@ from recurvid.ops.linear.epilogues import linear_gelu, linear_of_two  # noqa: E4
 from recurvid.ops.linear.layers import EightBitLinear  # noqa: E402
 from recurvid.ops.linear.rounding import to_e4m3, to_int8  # noqa: E402
 from recurvid.ops.linear.triton_int8 import AVAILABLE as TRITON  # noqa: E402
-from recurvid.ops.linear.triton_int8 import int8_fused_product, int8_linear  # noqa: E402
+from recurvid.ops.linear.triton_int8 import (  # noqa: E402
+    int8_fused_product,
+    int8_linear,
+    round_rows,
+)
 
 GIB = 2**30
 TOKENS, WIDTH = 18_755, 3072
@@ -75,7 +79,8 @@ class Variant:
         product: what multiplies in place of the form's own, or None.
         compiled: whether the blocks are compiled; a mode of torch.compile, or "" for the default.
         prepared: modulation vectors, prompt, packed context and RoPE made before.
-        fused: GELU and the sum of two products in the library's own epilogue.
+        fused: GELU and the sum of two products in the library's own epilogue; for int8, GELU,
+            joining and rounding in one kernel of ours.
     """
 
     attention: str = "cudnn"
@@ -92,7 +97,8 @@ VARIANTS: dict[str, Variant] = {
     "compiled": Variant(),
     "fp8": Variant(form="fp8", product=products.fp8_row_product),
     "int8": Variant(form="int8", product=int8_fused_product),
-    "int8+fp8-attention": Variant("cudnn-fp8", "int8", int8_fused_product),
+    "int8-fused": Variant(form="int8", product=int8_fused_product, fused=True),
+    "int8+fp8-attention": Variant("cudnn-fp8", "int8", int8_fused_product, fused=True),
     "compiled-fused": Variant(fused=True),
     "fp8-after": Variant(form="fp8", product=products.fp8_product),
     "int8-torch": Variant(form="int8", product=products.int8_product),
@@ -395,6 +401,9 @@ def checks(device: torch.device) -> dict[str, Any]:
         check("int8 triton", 3e-3, lambda: fused(torch.bfloat16, False), exact)
         bent = F.gelu(exact, approximate="tanh")
         check("int8 triton GELU", 3e-3, lambda: fused(torch.bfloat16, True), bent)
+        a, c = rand(517, 3072).bfloat16(), rand(517, 12288).bfloat16()
+        joined = torch.cat([a.double(), F.gelu(c.double(), approximate="tanh")], dim=-1)
+        check("round rows of two", 2e-2, lambda: undone(*round_rows(a, c, True)), joined)
     (x8, xs), (w8, ws) = to_e4m3(x), to_e4m3(w)
     exact = products.plain_product(x8.double(), xs, w8.double(), ws, b)
     check("fp8 scaled by rows", 5e-3, lambda: products.fp8_row_product(x8, xs, w8, ws, b), exact)
@@ -422,6 +431,11 @@ def checks(device: torch.device) -> dict[str, Any]:
             limit = 1e-2 if backend.exact else 0.1
             check(f"attention {name}", limit, partial(backend, q, k, v), exact)
     return found
+
+
+def undone(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Rounded rows as they are meant."""
+    return codes.double() * scale.double()
 
 
 def kernels(device: torch.device) -> dict[str, Any]:
@@ -456,6 +470,10 @@ def kernels(device: torch.device) -> dict[str, Any]:
             one = torch.ones((), device=device)
             timed(f"fp8 by tensor {size}", flop, lambda a=f8, one=one: torch.ops.aten._scaled_mm(
                 a[0], a[2].t(), one, one, None, None, torch.bfloat16, True))  # fmt: skip
+    if TRITON and device.type == "cuda":
+        a, c = (torch.randn(tokens, n, device=device).bfloat16() for n in (width, 4 * width))
+        timed("round rows of two (not FLOP: bytes)", 3.0 * tokens * 5 * width,
+              partial(round_rows, a, c, True))  # fmt: skip
     q, k, v = (torch.randn(1, tokens, 24, 128, device=device, dtype=torch.bfloat16) for _ in "qkv")
     flop = 4.0 * tokens * tokens * 24 * 128
     for name, backend in ATTENTION.items():

@@ -40,10 +40,55 @@ print("equal")
 """
 
 
+ROUNDING = """
+import torch
+import torch.nn.functional as F
+from recurvid.models.packed_dit import blocks
+from recurvid.ops.attention.sdpa import SDPA
+from recurvid.ops.linear.layers import int8
+from recurvid.ops.linear.triton_int8 import round_rows
+from recurvid.ops.rope import RopeTable
+torch.manual_seed(0)
+for m, ka, kb in ((5, 12, 40), (3, 0, 64), (7, 96, 160)):
+    a, b = torch.randn(m, ka) if ka else None, 3 * torch.randn(m, kb)
+    for gelu in (True, False):
+        codes, scale = round_rows(a, b, gelu)
+        want = F.gelu(b, approximate="tanh") if gelu else b
+        want = want if a is None else torch.cat([a, want], dim=1)
+        assert ((codes * scale - want).abs() <= 0.501 * scale).all(), (m, ka, kb, gelu)
+        assert (codes.abs().amax(1) == 127).all()
+codes, scale = round_rows(None, torch.zeros(2, 16), True)
+assert not codes.any() and scale.isfinite().all()
+# The same in whole blocks: one kernel instead of GELU, joining and rounding.
+torch.set_grad_enabled(False)
+single, double = blocks.SingleBlock(2, 32, 256), blocks.DoubleBlock(2, 32, 256)
+for part, names in ((single.attn, ("to_q", "to_k", "to_v")), (single, ("proj_mlp", "proj_out")),
+                    (double.ff.net[0], ("proj",)), (double.ff.net, ("2",))):
+    for name in names:
+        setattr(part, name, int8(getattr(part, name)))
+x, text, temb = torch.randn(1, 20, 64), torch.randn(1, 18, 64), torch.randn(1, 64)
+def run():
+    shared = [blocks.BlockInputs(RopeTable(torch.ones(1, n, 16), torch.zeros(1, n, 16)), None,
+                                 SDPA, temb) for n in (20, 38)]
+    return (single(x, shared[0]), *double(x, text, shared[1]))
+plain = run()
+calls = []
+real, blocks.rounds_in_one = blocks.rounds_in_one, lambda layer, x: hasattr(layer, "rounded")
+made, blocks.after_gelu = blocks.after_gelu, lambda *a: calls.append(1) or made(*a)
+for part in (single, double.ff.net[0]):
+    part.fused = True
+for got, want in zip(run(), plain):
+    assert ((got - want).norm() / want.norm()) < 2e-3
+assert len(calls) == 2
+print("equal")
+"""
+
+
 @needs_triton
-def test_kernel_in_the_interpreter():
+@pytest.mark.parametrize("program", [PROGRAM, ROUNDING], ids=["product", "rounding"])
+def test_kernels_in_the_interpreter(program):
     said = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM],
+        [sys.executable, "-W", "ignore", "-c", program],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

@@ -13,7 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recurvid.ops.attention.backend import AttentionBackend
-from recurvid.ops.linear.epilogues import linear_gelu, linear_of_two
+from recurvid.ops.linear.epilogues import (
+    after_gelu,
+    linear_gelu,
+    linear_of_two,
+    rounds_in_one,
+)
 from recurvid.ops.linear.layers import several
 from recurvid.ops.modulation import EPS, gated, modulate
 from recurvid.ops.rope import RopeTable, apply_rope
@@ -64,10 +69,11 @@ class Activated(nn.Module):
         super().__init__()
         self.proj = nn.Linear(width, hidden)
         self.activation = activation
+        self.bends_by_gelu = isinstance(activation, nn.GELU)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to (..., hidden)."""
-        if self.fused and isinstance(self.activation, nn.GELU):
+        if self.fused and self.bends_by_gelu:
             return linear_gelu(self.proj, x)
         return self.activation(self.proj(x))
 
@@ -82,6 +88,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to the same shape."""
+        first, last = self.net[0], self.net[2]
+        assert isinstance(first, Activated)
+        if first.fused and first.bends_by_gelu and rounds_in_one(last, x):
+            return after_gelu(last, first.proj(x))
         return self.net(x)
 
 
@@ -212,15 +222,18 @@ class SingleBlock(nn.Module):
         shift, scale, gate = vectors.unbind(1)
         y = modulate(x, shift, scale)
         attn = self.attn
-        if self.fused:
+        in_one = self.fused and rounds_in_one(self.proj_out, y)
+        if self.fused and not in_one:
             q, k, v = attn.qkv(y)
             hidden = linear_gelu(self.proj_mlp, y)
         else:
             *qkv, hidden = several(y, attn.to_q, attn.to_k, attn.to_v, self.proj_mlp)
             q, k, v = attn.normed(*qkv)
-            hidden = F.gelu(hidden, approximate="tanh")
+            hidden = hidden if in_one else F.gelu(hidden, approximate="tanh")
         q, k = apply_rope(q, shared.rope), apply_rope(k, shared.rope)
         attended = shared.attention(q, k, v, shared.mask).flatten(2)
+        if in_one:
+            return gated(x, gate, after_gelu(self.proj_out, hidden, attended))
         if self.fused:
             return gated(x, gate, linear_of_two(self.proj_out, attended, hidden))
         return gated(x, gate, self.proj_out(torch.cat([attended, hidden], dim=-1)))

@@ -76,6 +76,50 @@ if AVAILABLE:
         out_at = out + row.to(tl.int64)[:, None] * n + column[None, :]
         tl.store(out_at, y.to(out.dtype.element_ty), mask=inside_m[:, None] & inside_n[None, :])
 
+    @triton.jit
+    def round_kernel(  # noqa: PLR0913, D103
+        a, b, codes, scale, k_a, k_b, GELU: tl.constexpr, WIDTH: tl.constexpr
+    ):  # fmt: skip
+        # One program a token, the whole row in registers: read once, written once.
+        row = tl.program_id(0).to(tl.int64)
+        column = tl.arange(0, WIDTH)
+        left, inside = column < k_a, column < k_a + k_b
+        x = tl.load(b + row * k_b + column - k_a, mask=inside & (column >= k_a), other=0)
+        x = x.to(tl.float32)
+        if GELU:
+            inner = 0.7978845608028654 * (x + 0.044715 * x * x * x)
+            x = x / (1 + tl.exp(-2 * inner))
+        x += tl.load(a + row * k_a + column, mask=left, other=0).to(tl.float32)
+        step = tl.maximum(tl.max(tl.abs(x), axis=0), 1e-12) / 127
+        tl.store(
+            codes + row * (k_a + k_b) + column, tl.floor(x / step + 0.5).to(tl.int8), mask=inside
+        )
+        tl.store(scale + row, step)
+
+
+@torch.library.custom_op(
+    "recurvid::round_rows",
+    mutates_args=(),
+    schema="(Tensor? a, Tensor b, bool gelu) -> (Tensor, Tensor)",
+)
+def round_rows(a: Tensor | None, b: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
+    """Rows [a, b] or [a, gelu(b)], of (m, k_a) and (m, k_b), to int8 and scales (m, 1)."""
+    b = b.contiguous()
+    a = b[:, :0] if a is None else a.contiguous()
+    m, k_a, k_b = b.shape[0], a.shape[1], b.shape[1]
+    codes = torch.empty(m, k_a + k_b, dtype=torch.int8, device=b.device)
+    scale = torch.empty(m, 1, device=b.device)
+    width = triton.next_power_of_2(k_a + k_b)
+    round_kernel[(m,)](a, b, codes, scale, k_a, k_b, GELU=gelu, WIDTH=width, num_warps=8)
+    return codes, scale
+
+
+@round_rows.register_fake
+def _(a: Tensor | None, b: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
+    k = b.shape[1] + (0 if a is None else a.shape[1])
+    codes = torch.empty(b.shape[0], k, dtype=torch.int8, device=b.device)
+    return codes, torch.empty(b.shape[0], 1, device=b.device)
+
 
 @torch.library.custom_op(
     "recurvid::int8_linear",
