@@ -151,6 +151,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=520, help="for everything")
     parser.add_argument("--reserve", type=float, default=50, help="no variant is begun with less")
     parser.add_argument("--backend", help="of torch.compile (default: inductor; tiny: aot_eager)")
+    parser.add_argument("--go-on", action="store_true", help="add to the file of today")
     parser.add_argument("--no-truth", action="store_true", help="no fp32 pass: 25 s less")
     args = parser.parse_args()
     args.names = args.variants.split(",") if args.variants else DEFAULT
@@ -185,6 +186,9 @@ class Run:
         import diffusers
 
         config, size = (TINY, (12, 20)) if self.args.tiny else (PRESETS["13b"], (60, 104))
+        self.path = self.place()
+        if self.args.go_on and self.path.is_file():
+            self.result = json.loads(self.path.read_text())
         self.bench = Bench(config, size, self.args.device)
         self.say("weights drawn")
         self.truth = None if self.args.no_truth else self.bench.ours().cpu()
@@ -215,7 +219,7 @@ class Run:
                 self.result[name] = stage(self.device)
             else:
                 self.variant(name, VARIANTS[name])
-        except Exception as error:  # noqa: BLE001 - the list must go on
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the list must go on
             self.failed.append(name)
             said = f"{type(error).__name__}: {str(error).strip()[:400]}"
             self.result["variants"][name] = {
@@ -223,8 +227,25 @@ class Run:
                 "trace": traceback.format_exc()[-3000:],
             }
             print(f"{name:22} FAILED {said.splitlines()[0][:150]}", flush=True)
+            self.start_anew_if_lost(name)
         self.clean()
         self.save()
+
+    def start_anew_if_lost(self, name: str) -> None:
+        """A kernel that reads out of bounds ends the process's CUDA context: go on in a new one."""
+        try:
+            self.wait()
+        except Exception:  # noqa: BLE001
+            rest = self.args.names[self.args.names.index(name) + 1 :]
+            left = self.args.seconds - (time.perf_counter() - self.start)
+            self.save()
+            if rest and left > 2 * self.args.reserve:
+                print(f"  the card's context is lost after {name}; {', '.join(rest)} in a new one",
+                      flush=True)  # fmt: skip
+                words = [sys.executable, __file__, "--variants", ",".join(rest), "--go-on"]
+                words += ["--seconds", f"{left:.0f}", "--repeats", str(self.args.repeats)]
+                os.execv(sys.executable, [*words, *["--no-truth"] * self.args.no_truth])
+            sys.exit(1)
 
     def variant(self, name: str, variant: Variant) -> None:
         """Build, check, time and profile one form of the model."""
@@ -244,7 +265,7 @@ class Run:
         facts["ms_diffusers_after"] = self.baseline[-1]
         facts["ratio"] = self.base_ms / facts["ms"]
         if self.cuda:
-            facts["peak_gib"] = torch.cuda.max_memory_allocated() / GIB
+            facts["peak_gib"] = (torch.cuda.max_memory_allocated() - self.beside(model)) / GIB
             facts["graphs"] = torch._dynamo.utils.counters["stats"].get("unique_graphs", 0)
         self.result["variants"][name] = facts
         self.row(name, facts)
@@ -296,6 +317,12 @@ class Run:
             )
         return ATTENTION["sdpa"]
 
+    def beside(self, model: PackedDiT) -> int:
+        """Bytes of the bf16 model that a converted one does not share: they only lie there."""
+        mine = {p.data_ptr() for p in model.parameters()}
+        others = (p for p in self.bench.model.parameters() if p.data_ptr() not in mine)
+        return sum(p.numel() * p.itemsize for p in others)
+
     def errors(self, out: torch.Tensor) -> dict[str, float]:
         """Relative L2 error against the fp32 truth and against our own bf16."""
         found = {"error_bf16": relative(out.cpu(), self.bf16)}
@@ -344,11 +371,14 @@ class Run:
               f"{cell('first_s', 8, 1)} {cell('peak_gib', 8, 1)} {cell('weights_gib', 8, 1)}"
               f"   [{time.perf_counter() - self.start:.0f} s]", flush=True)  # fmt: skip
 
-    def save(self) -> None:
+    def place(self) -> Path:
+        """The file that everything known is written to."""
         folder = Path(os.environ.get("OUT") or HERE / "results")
         folder.mkdir(parents=True, exist_ok=True)
         tiny = "tiny-" if self.args.tiny else ""
-        self.path = folder / f"step-speed-{tiny}{self.result['date']}.json"
+        return folder / f"step-speed-{tiny}{self.result['date']}.json"
+
+    def save(self) -> None:
         self.result |= {"ms_diffusers": self.base_ms, "ms_diffusers_all": self.baseline}
         self.path.write_text(json.dumps(self.result, indent=1) + "\n")
 
