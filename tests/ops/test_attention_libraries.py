@@ -18,7 +18,8 @@ from recurvid.ops.attention import cudnn_fp8, requirements
 from recurvid.ops.attention.backend import AttentionSpec
 from recurvid.ops.attention.eight_bit import E4M3, E4M3_MAX, simulated, smoothed, to_e4m3
 from recurvid.ops.attention.reference import REFERENCE
-from recurvid.ops.attention.registry import attention_backend
+from recurvid.ops.attention.registry import ATTENTION, attention_backend
+from recurvid.ops.attention.sdpa import SHORT
 
 SPEC = AttentionSpec("cuda", torch.bfloat16, 128)
 
@@ -102,8 +103,18 @@ def test_calls_the_library_as_it_is_documented(name, monkeypatch, hopper):
     module, function, fake = LIBRARIES[name]
     install(monkeypatch, module, **{function: fake})
     backend = attention_backend(name, SPEC)
-    q, k, v = (torch.randn(2, n, 3, 128) for n in (9, 14, 14))
+    q, k, v = (torch.randn(2, n, 3, 128) for n in (SHORT, 300, 300))
     assert torch.allclose(backend(q, k, v), REFERENCE(q, k, v), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cudnn", "cudnn-fp8", "sage"])
+def test_short_prompts_are_left_to_torch(name):
+    # The libraries are not here, so a call of them would fail.
+    q, k, v = (torch.randn(1, n, 3, 64) for n in (SHORT - 1, 5, 5))
+    assert torch.equal(ATTENTION[name](q, k, v), ATTENTION["sdpa"](q, k, v))
+    long = torch.randn(1, SHORT, 3, 64)
+    with pytest.raises((RuntimeError, AssertionError)):
+        ATTENTION[name](long, long, long)
 
 
 @pytest.mark.parametrize("name", [*LIBRARIES, "cudnn-fp8"])

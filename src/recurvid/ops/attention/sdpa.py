@@ -7,6 +7,10 @@ from torch import Tensor
 
 from recurvid.ops.attention.backend import AttentionBackend, AttentionSpec
 
+#: Below this many queries speed does not count (a prompt in the refiner), but precision does, and
+#: fast kernels have gaps there: they leave such calls to torch.
+SHORT = 256
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention by torch, which chooses among its kernels.
