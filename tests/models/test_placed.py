@@ -22,6 +22,7 @@ from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.models.packed_dit.precompute import ONCE, is_modulation, precompute
 from recurvid.models.placed import PlacedDiT, Streaming, spread
 from recurvid.models.protocol import Backbone
+from recurvid.models.quantized import quantize
 from recurvid.packing.pack import PackedContext
 
 CPU = torch.device("cpu")
@@ -141,6 +142,18 @@ def test_precompute_equals_a_call_a_timestep():
         theirs = [*sum(plain.vectors.double, ()), *plain.vectors.single]
         assert len(ours) == len(theirs) > 2
         assert all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("form", ["int8-weights"])
+def test_rounded_weights_stream_too(form: str):
+    case = Setting(4)
+    quantize(case.home, form, CPU)
+    placed = PlacedDiT(copy.deepcopy(case.home), CPU, Streaming(pinned=True), copies=case.copies)
+    streamed = sum(layout.size for layout in placed.stream.source.layouts)
+    case.placed, plain = placed, case.placed
+    ours, theirs = case.both(800.0)
+    assert ours.equal(theirs)
+    assert streamed < sum(layout.size for layout in plain.stream.source.layouts)
 
 
 def test_modulation_is_never_streamed():
