@@ -9,6 +9,7 @@ import torch
 from tests.memory.streams import LateCopies, Model, stream_of
 
 from recurvid.errors import ComponentError
+from recurvid.memory import sources
 from recurvid.memory.streaming import StreamedBlocks
 
 KINDS = pytest.mark.parametrize("kind", ["mapped", "pinned"])
@@ -214,3 +215,21 @@ def test_a_patient_stream_keeps_what_it_has_when_stopped_early():
         assert all(p.is_cpu for p in twin.first[0].parameters())
         assert twin(torch.ones(6)).equal(expected)
     assert stream.device_bytes == before
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_block_is_read_once_a_pass(monkeypatch: pytest.MonkeyPatch, slots: int):
+    read: list[int] = []
+    fill = sources.fill
+
+    def counting(flat, layout, tensors, pool):
+        read.append(id(tensors["shift"]))
+        return fill(flat, layout, tensors, pool)
+
+    monkeypatch.setattr(sources, "fill", counting)
+    _, twin, _ = streamed("mapped", resident=(2,), slots=slots)
+    for _ in range(5):
+        twin(torch.ones(6))
+    # Six blocks are streamed; at the end some wait for the next pass.
+    assert 5 * 6 <= len(read) <= 5 * 6 + 3
+    assert max(read.count(block) for block in set(read)) <= 6

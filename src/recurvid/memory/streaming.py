@@ -260,13 +260,12 @@ class BlockStream:
 
         Without ``wait`` only those whose bytes are at hand.
         """
-        ahead = self._following(number, self.slots + 1)
+        following = self._following(number, self.slots + 1)
+        ahead = [other for other in following if other not in self._loaded]
         if wait:
             for other in ahead:
                 self.source.prepare(other)
         for other in ahead:
-            if other in self._loaded:
-                continue
             if not self._free or not (wait or self.source.ready(other)):
                 break
             self._load(other)
