@@ -56,6 +56,7 @@ from recurvid.ops.linear import products  # noqa: E402
 from recurvid.ops.linear.epilogues import linear_gelu, linear_of_two  # noqa: E402
 from recurvid.ops.linear.layers import EightBitLinear  # noqa: E402
 from recurvid.ops.linear.rounding import to_e4m3, to_int8  # noqa: E402
+from recurvid.ops.linear.tma_int8 import int8_tma_linear, int8_tma_product  # noqa: E402
 from recurvid.ops.linear.triton_int8 import AVAILABLE as TRITON  # noqa: E402
 from recurvid.ops.linear.triton_int8 import (  # noqa: E402
     int8_fused_product,
@@ -76,7 +77,8 @@ class Variant:
 
     Attributes:
         form: of the wide layers, or None for the model's own bf16.
-        product: what multiplies in place of the form's own, or None.
+        product: what multiplies in place of the form's own; "best" of our int8 kernels, as the
+            kernels stage has found; or None.
         compiled: whether the blocks are compiled; a mode of torch.compile, or "" for the default.
         prepared: modulation vectors, prompt, packed context and RoPE made before.
         fused: GELU and the sum of two products in the library's own epilogue; for int8, GELU,
@@ -85,7 +87,7 @@ class Variant:
 
     attention: str = "cudnn"
     form: str | None = None
-    product: Callable[..., torch.Tensor] | None = None
+    product: Callable[..., torch.Tensor] | str | None = None
     compiled: str | None = ""
     prepared: bool = True
     fused: bool = False
@@ -96,9 +98,9 @@ VARIANTS: dict[str, Variant] = {
     "eager-cudnn": Variant(compiled=None),
     "compiled": Variant(),
     "fp8": Variant(form="fp8", product=products.fp8_row_product),
-    "int8": Variant(form="int8", product=int8_fused_product),
-    "int8-fused": Variant(form="int8", product=int8_fused_product, fused=True),
-    "int8+fp8-attention": Variant("cudnn-fp8", "int8", int8_fused_product, fused=True),
+    "int8-fused": Variant(form="int8", product="best", fused=True),
+    "int8+fp8-attention": Variant("cudnn-fp8", "int8", "best", fused=True),
+    "int8": Variant(form="int8", product="best"),
     "compiled-fused": Variant(fused=True),
     "fp8-after": Variant(form="fp8", product=products.fp8_product),
     "int8-torch": Variant(form="int8", product=products.int8_product),
@@ -284,7 +286,8 @@ class Run:
             facts["weights_gib"] = converted.bytes_after / GIB
             for module in model.modules():
                 if isinstance(module, EightBitLinear) and variant.product is not None:
-                    module.product = variant.product
+                    module.product = self.product(variant.product)
+            facts["product"] = getattr(self.product(variant.product), "__name__", "its own")
         fuse_products(model, on=variant.fused)
         if variant.compiled is not None:
             options: dict[str, Any] = {"backend": self.args.backend, "dynamic": False}
@@ -292,6 +295,20 @@ class Run:
                 options["mode"] = variant.compiled
             compile_blocks(model, **options)
         return model, facts
+
+    def product(self, wanted: Callable[..., torch.Tensor] | str | None):
+        """What multiplies; for "best" the int8 kernel whose products took the least time."""
+        if not isinstance(wanted, str):
+            return wanted
+        known = self.result.get("kernels", {})
+
+        def total(kernel: str) -> float:
+            rows = [row for name, row in known.items() if name.startswith(f"{kernel} ")]
+            fine = rows and all(isinstance(row, dict) for row in rows)
+            return sum(row["ms"] for row in rows) if fine else float("inf")
+
+        tma = total("int8 tma") < total("int8 triton")
+        return int8_tma_product if tma else int8_fused_product
 
     def step_of(self, model: PackedDiT, variant: Variant, attention: AttentionBackend):
         """One step as a job runs it."""
@@ -431,6 +448,8 @@ def checks(device: torch.device) -> dict[str, Any]:
         check("int8 triton", 3e-3, lambda: fused(torch.bfloat16, False), exact)
         bent = F.gelu(exact, approximate="tanh")
         check("int8 triton GELU", 3e-3, lambda: fused(torch.bfloat16, True), bent)
+        tma = partial(int8_tma_linear, x8, xs, w8, ws, b, torch.bfloat16)
+        check("int8 tma", 3e-3, tma, exact)
         a, c = rand(517, 3072).bfloat16(), rand(517, 12288).bfloat16()
         joined = torch.cat([a.double(), F.gelu(c.double(), approximate="tanh")], dim=-1)
         check("round rows of two", 2e-2, lambda: undone(*round_rows(a, c, True)), joined)
@@ -494,6 +513,7 @@ def kernels(device: torch.device) -> dict[str, Any]:
               lambda a=i8: torch.ops.aten._int_mm(a[0], a[2].t()))  # fmt: skip
         if TRITON and device.type == "cuda":
             timed(f"int8 triton {size}", flop, partial(int8_linear, *i8, torch.bfloat16, False))
+            timed(f"int8 tma {size}", flop, partial(int8_tma_linear, *i8, torch.bfloat16))
         f8 = (*to_e4m3(x), *to_e4m3(w), bias)
         timed(f"fp8 by rows {size}", flop, partial(products.fp8_row_product, *f8))
         if device.type == "cuda":

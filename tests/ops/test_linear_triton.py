@@ -14,6 +14,7 @@ from torch import nn
 from recurvid.ops.linear.epilogues import can_fuse, linear_gelu, linear_of_two, sum_of_products
 from recurvid.ops.linear.layers import EightBitLinear, int8
 from recurvid.ops.linear.products import int8_product
+from recurvid.ops.linear.tma_int8 import int8_tma_linear, int8_tma_product
 from recurvid.ops.linear.triton_int8 import AVAILABLE, int8_fused_product, int8_linear
 
 needs_triton = pytest.mark.skipif(not AVAILABLE, reason="Triton is not installed")
@@ -21,6 +22,7 @@ needs_triton = pytest.mark.skipif(not AVAILABLE, reason="Triton is not installed
 PROGRAM = """
 import torch
 import torch.nn.functional as F
+from recurvid.ops.linear.tma_int8 import int8_tma_linear
 from recurvid.ops.linear.triton_int8 import int8_linear
 g = torch.Generator().manual_seed(0)
 for m, n, k in ((37, 70, 96), (5, 33, 80), (64, 64, 64), (1, 8, 16)):
@@ -33,6 +35,9 @@ for m, n, k in ((37, 70, 96), (5, 33, 80), (64, 64, 64), (1, 8, 16)):
         want = plain if bias is None else plain + bias.double()
         got = int8_linear(x, xs, w, ws, bias, torch.float32, False)
         assert torch.allclose(got.double(), want, rtol=1e-5, atol=1e-5), (m, n, k)
+        if k % 16 == 0:
+            got = int8_tma_linear(x, xs, w, ws, bias, torch.float32)
+            assert torch.allclose(got.double(), want, rtol=1e-5, atol=1e-5), (m, n, k)
         got = int8_linear(x, xs, w, ws, bias, torch.float32, True)
         bent = F.gelu(want, approximate="tanh")
         assert torch.allclose(got.double(), bent, rtol=1e-4, atol=1e-5), (m, n, k)
@@ -104,9 +109,12 @@ def test_kernel_on_a_card(shape):
     x = torch.randint(-127, 128, (m, k), dtype=torch.int8, device="cuda")
     w = torch.randint(-127, 128, (n, k), dtype=torch.int8, device="cuda")
     xs, ws = (torch.rand(rows, 1, device="cuda") / 500 for rows in (m, n))
-    got = int8_linear(x, xs, w, ws, None, torch.float32, False)
     want = (x.double() @ w.double().t()) * xs.double() * ws.double().t()
-    assert ((got - want).norm() / want.norm()).item() < 1e-6
+    for got in (
+        int8_linear(x, xs, w, ws, None, torch.float32, False),
+        int8_tma_linear(x, xs, w, ws, None, torch.float32),
+    ):
+        assert ((got - want).norm() / want.norm()).item() < 1e-6
 
 
 def test_shapes_are_known_without_running():
@@ -122,8 +130,9 @@ def test_without_a_card_torch_multiplies():
     x = torch.randn(20, 64)
     before = layer(x)
     assert layer.product is int8_product
-    layer.product = int8_fused_product
-    assert torch.equal(layer(x), before)
+    for product in (int8_fused_product, int8_tma_product):
+        layer.product = product
+        assert torch.equal(layer(x), before)
 
 
 def test_sum_of_two_products_is_the_product_of_both():

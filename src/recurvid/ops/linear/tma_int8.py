@@ -1,0 +1,132 @@
+"""The int8 product of triton_int8 for Hopper: tiles come through the card's bulk copy engine."""
+
+# pyright: reportMissingImports=false, reportMissingParameterType=false
+# pyright: reportUntypedFunctionDecorator=false, reportPossiblyUnboundVariable=false
+# pyright: reportIndexIssue=false, reportFunctionMemberAccess=false
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurvid.ops.linear.triton_int8 import AVAILABLE, int8_fused_product, int8_linear
+
+HOPPER = (9, 0)
+MULTIPLE = 16  # rows of both matrices must start at multiples of 16 bytes
+
+if AVAILABLE:
+    import triton
+    import triton.language as tl
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    def _describe_tiles(arguments: dict[str, Any]) -> None:
+        """Let the descriptors fetch what the chosen tile needs."""
+        depth = arguments["DEPTH"]
+        arguments["x"].block_shape = [arguments["ROWS"], depth]
+        arguments["weight"].block_shape = [arguments["COLUMNS"], depth]
+
+    #: rows, columns, depth, stages, warps.
+    TILES = ((128, 256, 128, 4, 8), (128, 256, 128, 3, 8), (256, 128, 128, 3, 8))
+    CONFIGS = [
+        triton.Config(
+            {"ROWS": m, "COLUMNS": n, "DEPTH": k, "GROUP": 8},
+            num_stages=stages,
+            num_warps=warps,
+            pre_hook=_describe_tiles,
+        )
+        for m, n, k, stages, warps in TILES
+    ]
+
+    @triton.autotune(configs=CONFIGS, key=["m", "n", "k"])
+    @triton.jit
+    def tma_kernel(  # noqa: PLR0913, D103
+        x, weight, x_scale, scale, bias, out, m, n, k, BIAS: tl.constexpr,
+        ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
+    ):  # fmt: skip
+        program = tl.program_id(0)
+        tiles_m, tiles_n = tl.cdiv(m, ROWS), tl.cdiv(n, COLUMNS)
+        first = program // (GROUP * tiles_n) * GROUP
+        height = min(tiles_m - first, GROUP)
+        within = program % (GROUP * tiles_n)
+        row_0 = (first + within % height) * ROWS
+        column_0 = within // height * COLUMNS
+        sums = tl.zeros((ROWS, COLUMNS), dtype=tl.int32)
+        for start in range(0, k, DEPTH):  # beyond the edges the engine reads zeros
+            a = x.load([row_0, start])
+            b = weight.load([column_0, start])
+            sums = tl.dot(a, b.T, sums, out_dtype=tl.int32)
+        row, column = row_0 + tl.arange(0, ROWS), column_0 + tl.arange(0, COLUMNS)
+        inside_m, inside_n = row < m, column < n
+        y = sums.to(tl.float32)
+        y *= tl.load(x_scale + row, mask=inside_m, other=0)[:, None]
+        y *= tl.load(scale + column, mask=inside_n, other=0)[None, :]
+        if BIAS:
+            y += tl.load(bias + column, mask=inside_n, other=0).to(tl.float32)[None, :]
+        out_at = out + row.to(tl.int64)[:, None] * n + column[None, :]
+        tl.store(out_at, y.to(out.dtype.element_ty), mask=inside_m[:, None] & inside_n[None, :])
+
+
+@torch.library.custom_op(
+    "recurvid::int8_tma_linear",
+    mutates_args=(),
+    schema="(Tensor x, Tensor x_scale, Tensor weight, Tensor scale, Tensor? bias, "
+    "ScalarType dtype) -> Tensor",
+)
+def int8_tma_linear(
+    x: Tensor,
+    x_scale: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Codes x (m, k) and weight (n, k), scales (m, 1) and (n, 1), to (m, n) of ``dtype``.
+
+    Cards without the engine run the other kernel; asked here, where nothing is being compiled.
+    """
+    if x.is_cuda and torch.cuda.get_device_capability(x.device) < HOPPER:
+        return int8_linear(x, x_scale, weight, scale, bias, dtype, False)
+    x, x_scale = x.contiguous(), x_scale.contiguous()
+    (m, k), n = x.shape, weight.shape[0]
+    out = torch.empty(m, n, dtype=dtype, device=x.device)
+    small = not x.is_cuda  # Triton's interpreter, in tests
+    tile = {"ROWS": 16, "COLUMNS": 32, "DEPTH": 32, "GROUP": 2}
+    shape = ([16, 32], [32, 32]) if small else ([1, 1], [1, 1])
+    given = (
+        TensorDescriptor.from_tensor(x, shape[0]),
+        TensorDescriptor.from_tensor(weight, shape[1]),
+        *(x_scale, scale, scale if bias is None else bias, out, m, n, k),
+    )
+
+    def grid(tile: dict[str, int]) -> tuple[int]:
+        return (triton.cdiv(m, tile["ROWS"]) * triton.cdiv(n, tile["COLUMNS"]),)
+
+    if small:
+        tma_kernel.fn[grid(tile)](*given, BIAS=bias is not None, **tile)
+    else:
+        tma_kernel[grid](*given, BIAS=bias is not None)
+    return out
+
+
+@int8_tma_linear.register_fake
+def _(
+    x: Tensor,
+    x_scale: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    return torch.empty(x.shape[0], weight.shape[0], dtype=dtype, device=x.device)
+
+
+def int8_tma_product(
+    x: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    """int8 codes, bf16 result; the kernel without the copy engine where there is none."""
+    n, k = weight.shape
+    usable = AVAILABLE and x.is_cuda and k % MULTIPLE == 0 and n % MULTIPLE == 0
+    if not usable:
+        return int8_fused_product(x, x_scale, weight, scale, bias)
+    return int8_tma_linear(x, x_scale, weight, scale, bias, torch.bfloat16)
