@@ -46,6 +46,8 @@ ATTACKS: dict[str, tuple[Any, int, str]] = {
     "lying shape": ({"a": entry(0, 8, [3])}, 8, "tensor a: 8 bytes in the file, but F32 [3] takes"),
     "unknown type": ({"a": entry(0, 8, [2], "Q9")}, 8, "type 'Q9' is not supported"),
     "type no text": ({"a": entry(0, 8, [2], 7)}, 8, "type '7' is not supported"),
+    "terminal": ({"a\x1b[2J": entry(0, 8)}, 8, r"tensor name 'a\x1b[2J' holds control"),
+    "two lines": ({"a\nb": entry(0, 8)}, 8, r"tensor name 'a\nb' holds control"),
     "entry no object": ({"a": [1, 2]}, 8, "tensor a: header entry is not an object"),
     "metadata no map": ({"__metadata__": [1], "a": entry(0, 8)}, 8, "__metadata__"),
     "metadata no text": ({"__metadata__": {"x": 1}, "a": entry(0, 8)}, 8, "__metadata__"),

@@ -120,6 +120,14 @@ def test_index_cannot_leave_its_folder(shard: Any, tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\nb"])
+def test_index_cannot_steer_the_terminal(name: str, tmp_path: Path) -> None:
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {name: "../x.safetensors"}}))
+    with pytest.raises(CheckpointError, match="holds control characters") as caught:
+        open_checkpoint(tmp_path)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{", '{"weight_map": []}', '{"weight_map": {}}', "[" * 10**5]
 )

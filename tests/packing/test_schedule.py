@@ -1,3 +1,5 @@
+from inspect import unwrap
+
 import paper_schedules
 import pytest
 from hypothesis import given
@@ -248,3 +250,9 @@ def test_every_schedule_of_the_grammar_parses(tail, history, generated, anchors)
     assert str(parse(mirrored)) == mirrored
     assert parse(mirrored).direction == "inverted"
     assert parse(mirrored).tokens(64, 96).total == schedule.tokens(64, 96).total
+
+
+@pytest.mark.parametrize("thing", [None, 9, b"g9", ["g9"]])
+def test_what_is_no_text_is_refused(thing):
+    with pytest.raises(InputError, match="a packing schedule is a text"):
+        unwrap(parse)(thing)  # past the types that tests check

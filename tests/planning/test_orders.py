@@ -1,3 +1,5 @@
+from inspect import unwrap
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -215,6 +217,12 @@ def test_a_schedule_of_another_kind_is_refused(order, schedule):
 def test_impossible_numbers_of_sections(sections):
     with pytest.raises(InputError, match="a video has 1 to"):
         plan("inverted", parse(INVERTED), sections)
+
+
+@pytest.mark.parametrize("sections", [1.5, "2", None, True])
+def test_what_is_no_number_of_sections(sections):
+    with pytest.raises(InputError, match="a video has 1 to"):
+        unwrap(plan)("inverted", parse(INVERTED), sections)  # past the types that tests check
 
 
 def test_other_refusals():

@@ -1,6 +1,7 @@
 """Noise levels and shifts against the paper's numbers and diffusers."""
 
 import math
+from inspect import unwrap
 
 import numpy as np
 import pytest
@@ -96,3 +97,9 @@ def test_the_ends_are_exact_whatever_the_shift(shift: float) -> None:
     assert sigmas[0] == 1
     assert sigmas[-1] == 0
     assert bool(torch.isfinite(sigmas).all())
+
+
+@pytest.mark.parametrize("steps", [2.5, "2", None, True])
+def test_what_is_no_number_of_steps(steps):
+    with pytest.raises(InputError, match="steps must be a whole number"):
+        unwrap(flow_sigmas)(steps, 1.0)  # past the types that tests check

@@ -122,8 +122,16 @@ def _parse(path: Path, text: bytes) -> Header:
     metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(f"{path}: __metadata__ of the header is not a map of strings")
+    for name in entries:
+        refuse_unprintable(path, name)
     tensors = {name: _entry(path, name, entry) for name, entry in entries.items()}
     return Header(tensors, cast("dict[str, str]", metadata), 8 + len(text))
+
+
+def refuse_unprintable(path: Path, name: str) -> None:
+    """Raise for a tensor name that would steer the terminal where a message shows it."""
+    if not name.isprintable():
+        raise CheckpointError(f"{path}: tensor name {name[:80]!r} holds control characters")
 
 
 def _natural(values: object, count: int | None = None) -> tuple[int, ...] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from recurvid.checkpoints.checkpoint import some
-from recurvid.checkpoints.header import Header, read_header
+from recurvid.checkpoints.header import Header, read_header, refuse_unprintable
 from recurvid.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ def read_index(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: has no weight_map")
     for name, shard in cast("dict[str, Any]", weight_map).items():
+        refuse_unprintable(path, name)
         if not isinstance(shard, str) or not _is_plain_name(shard):
             raise CheckpointError(
                 f"{path}: tensor {name[:200]}: {str(shard)[:80]!r} is not the name of a "
@@ -195,6 +196,7 @@ def _is_plain_name(name: str) -> bool:
     return (
         name.endswith(".safetensors")
         and not name.startswith(".")
+        and name.isprintable()
         and not any(mark in name for mark in "/\\:\0")
         and len(name) < 256
     )

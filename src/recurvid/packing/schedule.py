@@ -57,7 +57,10 @@ class PackingSchedule:
 
         Raises:
             ScheduleError: the text is malformed; names reason and character.
+            InputError: it is no text.
         """
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"a packing schedule is a text such as f1k1_x_g9_f1k1, not {text!r}")
         return PackingSchedule(read(text))
 
     def __str__(self) -> str:

@@ -73,7 +73,7 @@ def plan(
     """
     if order not in ORDERS:
         raise InputError(f"unknown order {order!r}; there are {', '.join(sorted(ORDERS))}")
-    if not 1 <= sections <= MAX_SECTIONS:
+    if type(sections) is not int or not 1 <= sections <= MAX_SECTIONS:
         raise InputError(f"{sections} sections: a video has 1 to {MAX_SECTIONS}")
     starts = tuple(prompt_starts)
     if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):

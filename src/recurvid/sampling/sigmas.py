@@ -55,8 +55,8 @@ def flow_sigmas(
     Raises:
         InputError: ``steps`` below 1, or a shift that is not a positive finite number.
     """
-    if steps < 1:
-        raise InputError(f"steps must be at least 1, not {steps}")
+    if type(steps) is not int or steps < 1:
+        raise InputError(f"steps must be a whole number from 1 on, not {steps}")
     if not (math.isfinite(shift) and shift > 0):
         raise InputError(f"the flow shift must be a positive number, not {shift}")
     linear = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from recurvid.video.writer import MP4_OPTIONS
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
+
+_AGAIN = "delete it and resume: it is made again"
 
 
 def concatenate(
@@ -65,17 +67,31 @@ def _copy(segments: Sequence[Path], target: OutputContainer) -> int:
                     f"{segment} was encoded differently from {segments[0]}: "
                     "remove the session's video folder and resume"
                 )
-            step = 1 / template.average_rate
-            for packet in source.demux(template):
-                if packet.size == 0:
-                    continue
+            step, before = 1 / template.average_rate, frames
+            for packet in _packets(segment, source, template):
                 packet.stream = stream
                 packet.time_base = step
                 packet.pts = packet.dts = frames
                 packet.duration = 1
                 target.mux(packet)
                 frames += 1
+            if frames - before < template.frames:
+                raise SessionError(f"segment {segment} ends too early; {_AGAIN}")
     return frames
+
+
+def _packets(segment: Path, source: InputContainer, stream: Any) -> Generator[Any]:
+    """Packets up to the first that the end of a truncated file cuts off."""
+    from av.error import FFmpegError
+
+    try:
+        for packet in source.demux(stream):
+            if packet.is_corrupt:
+                return
+            if packet.size:
+                yield packet
+    except FFmpegError as error:
+        raise SessionError(f"segment {segment} is damaged ({error.strerror}); {_AGAIN}") from None
 
 
 def _open_segment(path: Path) -> InputContainer:
@@ -86,10 +102,10 @@ def _open_segment(path: Path) -> InputContainer:
         container = av.open(str(path), format="mp4", options={"protocol_whitelist": "file"})
     except (FFmpegError, OSError) as error:
         reason = error.strerror or error
-        raise SessionError(f"segment {path} cannot be read ({reason})") from error
+        raise SessionError(f"segment {path} cannot be read ({reason}); {_AGAIN}") from error
     if not container.streams.video:
         container.close()
-        raise SessionError(f"segment {path} holds no video")
+        raise SessionError(f"segment {path} holds no video; {_AGAIN}")
     return container
 
 
