@@ -172,14 +172,14 @@ def test_to_another_folder(server: Hub, tmp_path: Path) -> None:
 
 def test_listing_touches_no_network(server: Hub, hub: Path, tmp_path: Path) -> None:
     done = run(server, tmp_path, "--json", RECURVID_MODELS=str(hub))
-    listing = {model["name"]: model for model in json.loads(done.stdout)}
+    listing = {model["name"]: model for model in map(json.loads, done.stdout.splitlines())}
     assert listing["framepack"]["state"] == "present"
     assert listing["framepack-f1"]["schedule"] == "f1k1_f16k4f2k2f1k1_g9"
     parts = {part["role"]: part for part in listing["framepack"]["parts"]}
     assert parts["transformer"]["path"].startswith(str(hub))
     assert parts["vae"]["licence"].startswith("Tencent Hunyuan")
     empty = run(server, tmp_path, "--json")
-    listing = {model["name"]: model for model in json.loads(empty.stdout)}
+    listing = {model["name"]: model for model in map(json.loads, empty.stdout.splitlines())}
     assert listing["framepack"]["state"] == "missing"
     assert listing["framepack"]["size"] > 42e9
     table = run(server, tmp_path, COLUMNS="200").stdout

@@ -141,7 +141,8 @@ def test_an_end_picture(capsys: Capsys, work: Path, quick: list[str]) -> None:
     write_picture(work / "end.png", 1)
     ran = run(capsys, "generate", "photo.png", "--end-image", "end.png", *quick, "--out", "a.mp4")
     assert ran.code == 0, ran.err
-    assert "2 sections, 73 frames" in ran.err
+    plan = next(line for line in ran.err.splitlines() if "2 sections, 73 frames" in line)
+    assert plan.endswith("64x48 (not trimmed: it ends at the end picture)")
     assert probe(work / "a.mp4").frames == 73
 
 
@@ -188,6 +189,45 @@ def test_a_finished_session_can_be_written_elsewhere(
     assert run(capsys, "resume", "s", "--out", "copy.gif").code == 0
     assert len(list(read_frames(work / "copy.gif"))) == 48
     assert (work / "photo.mp4").exists()
+
+
+@pytest.mark.parametrize("bad", ["no/folder/a.mp4", "a.avi", "precious.mp4", "o\udce9.mp4"])
+def test_a_place_that_was_refused_is_not_kept(
+    capsys: Capsys, work: Path, quick: list[str], bad: str
+) -> None:
+    run(capsys, "generate", "photo.png", *quick, "--session", "s")
+    (work / "precious.mp4").write_text("precious")
+    assert run(capsys, "resume", "s", "--out", bad).code == 3
+    ran = run(capsys, "resume", "s")
+    assert (ran.code, ran.out.strip()) == (0, str(work / "photo.mp4"))
+    assert (work / "precious.mp4").read_text() == "precious"
+    assert run(capsys, "resume", "s", "--out", "photo.mp4").code == 0  # where it is already
+
+
+def test_a_device_that_was_refused_is_not_kept(
+    capsys: Capsys, work: Path, quick: list[str]
+) -> None:
+    run(capsys, "generate", "photo.png", *quick, "--session", "s")
+    (work / "photo.mp4").unlink()
+    assert run(capsys, "resume", "s", "--device", "abacus").code == 2
+    assert run(capsys, "resume", "s").code == 0
+
+
+def test_a_truncated_segment(capsys: Capsys, work: Path, quick: list[str]) -> None:
+    run(capsys, "generate", "photo.png", *quick, "--session", "s")
+    expected = (work / "photo.mp4").read_bytes()
+    (work / "photo.mp4").unlink()
+    segment = max((work / "s/video").iterdir())
+    whole = segment.read_bytes()
+    for length in (0, 100, len(whole) // 2, len(whole) - 100):
+        segment.write_bytes(whole[:length])
+        ran = run(capsys, "resume", "s")
+        assert ran.code == 6
+        assert f"segment {segment}" in ran.err
+        assert "delete it and resume: it is made again" in ran.err
+    segment.unlink()
+    assert run(capsys, "resume", "s").code == 0
+    assert (work / "photo.mp4").read_bytes() == expected
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are text there")

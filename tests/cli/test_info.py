@@ -107,6 +107,32 @@ def test_a_hostile_request_in_a_video(capsys: Capsys, work: Path, quick: list[st
             assert len(ran.err.splitlines()) == 1
 
 
+def test_a_hostile_version_in_a_video(capsys: Capsys, work: Path, quick: list[str]) -> None:
+    run(capsys, "generate", "photo.png", *quick, "--no-metadata", "--out", "plain.mp4")
+    said = {"version": "1\x1b]0;title\x07\nlast", "request": {}}
+    concatenate([work / "plain.mp4"], work / "bad.mp4", metadata=said)
+    ran = run(capsys, "info", "bad.mp4")
+    assert ran.code == 0
+    assert not {"\x1b", "\x07"} & set(ran.out)
+    assert "made by RecurVid 1\N{REPLACEMENT CHARACTER}]0;title" in ran.out
+    assert next(line for line in ran.out.splitlines() if "last" in line).startswith("made by")
+
+
+def test_a_session_with_a_broken_plan(capsys: Capsys, work: Path, quick: list[str]) -> None:
+    run(capsys, "generate", "photo.png", *quick, "--session", "s")
+    (work / "s/plan.json").write_text('{"sections": 3, "frames": "x"}')
+    ran = run(capsys, "info", "s")
+    assert ran.code == 6
+    assert "plan.json is not a plan" in ran.err
+
+
+def test_models_for_machines_are_a_line_each(capsys: Capsys) -> None:
+    ran = run(capsys, "models", "--json")
+    assert [record["name"] for record in ran.records] == list(KNOWN)
+    (record,) = run(capsys, "models", "get", "bundled", "--json").records
+    assert record["name"] == "bundled"
+
+
 def test_control_characters_are_not_printed() -> None:
     assert (
         printable("a\x1b]0;title\x07b\nc")

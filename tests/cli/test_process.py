@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.command import process
+from tests.cli.command import process, run
 
+from recurvid import durable
 from recurvid.video.reader import probe
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
@@ -169,3 +171,51 @@ def test_a_reader_that_goes_away(work: Path) -> None:
     run = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=work)
     assert "Traceback" not in run.stderr
     assert "Broken" not in run.stderr
+
+
+@POSIX
+@pytest.mark.parametrize(
+    "begin",
+    ["import runpy; runpy.run_module('recurvid', run_name='__main__')", "COMMAND"],
+)
+def test_stopped_while_it_is_being_imported(tmp_path: Path, begin: str) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    if begin == "COMMAND":  # what the installed command does
+        root = Path(__file__).parents[2]
+        scripts = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]
+        module, name = scripts["recurvid"].split(":")
+        begin = f"from {module} import {name}; {name}()"
+    ran = subprocess.run(
+        [sys.executable, "-c", begin],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert (ran.returncode, ran.stderr) == (130, "recurvid: stopped\n")
+
+
+@POSIX
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_before_the_session_stands(
+    capsys: pytest.CaptureFixture[str],
+    work: Path,
+    quick: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    write_json = durable.write_json
+
+    def stopped(path: Path, value: object) -> None:
+        if path.name == "request.json":
+            os.kill(os.getpid(), number)
+        write_json(path, value)
+
+    monkeypatch.setattr(durable, "write_json", stopped)
+    before = sorted(work.rglob("*"))
+    ran = run(capsys, "generate", "photo.png", *quick, "--session", "s")
+    assert ran.code == code
+    assert "before the session began" in ran.err
+    assert "recurvid resume" not in ran.err
+    assert sorted(work.rglob("*")) == before

@@ -51,8 +51,33 @@ CASES: list[tuple[list[str], int, str]] = [
     (["generate", "photo.png", "--model", "nope"], 2, "nope"),
     (["generate", "photo.png", "--model", "framepack"], 4, "recurvid models get framepack"),
     (["generate", "photo.png", "--device", "cuda:99"], 5, "cuda"),
-    (["generate", "photo.png", "--device", "abacus"], 5, "abacus"),
-    (["generate", "photo.png", "--dtype", "int3"], 5, "int3"),
+    (["generate", "photo.png", "--device", "abacus"], 2, "abacus"),
+    (["generate", "photo.png", "--device", "meta"], 5, "no meta device"),
+    (["generate", "photo.png", "--dtype", "int3"], 2, "int3"),
+    (["generate", "photo.png", "--weights", "int3"], 2, "int3"),
+    (["generate", "photo.png", "--attention", "warp"], 2, "warp"),
+    (
+        ["generate", "photo.png", "--schedule", "f1k1_x_g9_f1k1f16k8_td"],
+        2,
+        "no patchify layer for k8",
+    ),
+    (["generate", "photo.png", "--schedule", "f1k1_x_g9_f1k1f16k16_ta"], 2, "layer for k16"),
+    (["generate", "photo.png", "--schedule", "f1k1_x_g9_f1k1f2k2_td+D"], 2, "no codebook"),
+    (["generate", "photo.png", "--schedule", "f1k1_x_g99999_f1k1"], 2, "1200012 tokens"),
+    (["generate", "photo.png", "--schedule", "f1k1_x_g999_f1k1"], 2, "3996 frames"),
+    (["generate", "photo.png", "--shift", "0.001"], 2, "shift: 0.001"),
+    (["generate", "photo.png", "--size", "\u0666\u0664x48"], 2, "size"),
+    (["generate", "photo.png", "--out", ""], 2, "--out"),
+    (["generate", "photo.png", "--device", ""], 2, "--device"),
+    (["generate", "photo.png", "--dtype", ""], 2, "--dtype"),
+    (["generate", "photo.png", "--session", ""], 2, "--session"),
+    (["generate", "photo.png", "--like", ""], 2, "--like"),
+    (["generate", "photo.png", "--end-image", ""], 2, "--end-image"),
+    (["generate", ""], 2, "folder"),
+    (["resume", ""], 2, "DIR"),
+    (["info", ""], 2, "neither a session folder"),
+    (["info", "things"], 2, "neither a session folder"),
+    (["info", "things/"], 2, "neither a session folder"),
     (["generate", "photo.png", "--session", "."], 6, "not empty"),
     (["generate", "photo.png", "--session", "photo.png"], 6, "is a file"),
     (["generate", "photo.png", "--session", "s\udce9"], 6, "not valid text"),
@@ -74,6 +99,8 @@ def ready(work: Path) -> Path:
     (work / "text.png").write_text("not a picture")
     (work / "empty.png").touch()
     (work / "there.mp4").write_text("precious")
+    (work / "things").mkdir()
+    (work / "things/notes.txt").touch()
     return work
 
 
@@ -155,3 +182,27 @@ def test_out_of_memory(capsys: Capsys, monkeypatch: pytest.MonkeyPatch, error: E
     ran = run(capsys, "doctor")
     assert ran.code == 8
     assert "--size" in ran.err
+
+
+@pytest.mark.parametrize("session", ["new", "made"])
+def test_a_schedule_that_cannot_run_leaves_no_session(
+    capsys: Capsys, ready: Path, small_model: str, session: str
+) -> None:
+    (ready / "made").mkdir()
+    case = ["generate", "photo.png", "--schedule", "f1k1_x_g9_f1k1f16k8_td", "--session", session]
+    ran = run(capsys, *arguments_of(case, small_model))
+    assert ran.code == 2
+    assert "the model 'bundled'" in ran.err
+    assert "there is k1, k2, k4" in ran.err
+    assert not (ready / session / "request.json").exists()
+
+
+def test_a_message_cannot_steer_the_terminal(
+    capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise errors.CheckpointError("tensor \x1b[2Ja\nrecurvid: all is well")
+
+    monkeypatch.setattr(main, "app", broken)
+    ran = run(capsys, "doctor")
+    assert ran.err == "recurvid: tensor \N{REPLACEMENT CHARACTER}[2Ja recurvid: all is well\n"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.generation.tiny_components import tiny_components
 
-from recurvid.errors import ComponentError, RequestError, SessionError
+from recurvid.errors import ComponentError, InputError, RequestError, SessionError
 from recurvid.generation import runtime as runtime_module
 from recurvid.generation.components import Components, Loaders
 from recurvid.generation.decoding import given_beside
@@ -120,11 +120,23 @@ def test_auto_takes_the_best_device(
     assert pick_device("cpu").type == "cpu"
 
 
-@pytest.mark.parametrize("name", ["cuda:7", "mps", "xpu", "gpu", "", "cpu:x"])
-def test_a_device_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("cuda:7", ComponentError),
+        ("mps", ComponentError),
+        ("xpu", ComponentError),
+        ("gpu", InputError),
+        ("", InputError),
+        ("cpu:x", InputError),
+    ],
+)
+def test_a_device_that_is_not_here_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, error: type[Exception]
+) -> None:
     monkeypatch.setattr(runtime_module, "available_devices", lambda: ("cuda", "cpu"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ComponentError, match=r"cpu|2 of cuda"):
+    with pytest.raises(error, match=r"cpu|2 of cuda"):
         pick_device(name)
 
 
@@ -241,3 +253,63 @@ def test_a_schedule_alone_brings_its_order(schedule: str, order: str) -> None:
         request = GenerationRequest(schedule=schedule, model=model)
         made = plan_video(request, spec_of(request), (480, 640), LatentGeometry())
         assert (made.sections.order, made.sections.schedule) == (order, schedule)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "seconds", "why"),
+    [
+        ("f1k1_x_g99999_f1k1", 5.0, r"schedule: f1k1_x_g99999.* \d+ tokens .* at most 1000000"),
+        ("f1k1_x_g9_f99999k1", 5.0, r"schedule: .* \d+ tokens .* at most 1000000"),
+        ("f1k1_x_g300_f1k1", 5.0, r"schedule: g300 makes 1200 frames a section, .* has 60"),
+    ],
+)
+def test_absurd_sections_are_refused(schedule: str, seconds: float, why: str) -> None:
+    request = GenerationRequest(schedule=schedule, seconds=seconds, size="832x480")
+    with pytest.raises(RequestError, match=why):
+        plan_video(request, spec_of(request), (480, 832), LatentGeometry())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "seconds"), [("f1k1_x_g300_f1k1", 30.0), ("f1k1_x_g33_f1k1", 0.1)]
+)
+def test_long_sections_are_no_fault(schedule: str, seconds: float) -> None:
+    request = GenerationRequest(schedule=schedule, seconds=seconds, size="832x480")
+    made = plan_video(request, spec_of(request), (480, 832), LatentGeometry())
+    assert len(made.sections.sections) == 1
+
+
+PLAN = plan_video(
+    GenerationRequest(), spec_of(GenerationRequest()), (480, 640), LatentGeometry()
+).to_json()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"frames": "60"},
+        {"frames": 60.0},
+        {"height": None},
+        {"width": True},
+        {"latent_frames": []},
+        {"given": ["0"]},
+        {"given": 0},
+        {"order": ["inverted"]},
+        {"order": 1},
+        {"schedule": 9},
+        {"schedule": "nonsense"},
+        {"sections": 3},
+        {"sections": [3]},
+        {"sections": {"a": 1}},
+        {"sections": [{**PLAN["sections"][0], "target": ["1", "9"]}]},
+        {"sections": [{**PLAN["sections"][0], "history": [1.5]}]},
+        {"sections": [{**PLAN["sections"][0], "gap": None}]},
+        {"request": []},
+        {"request": None},
+        {"request": {**PLAN["request"], "fps": None}},
+    ],
+    ids=str,
+)
+def test_a_plan_of_wrong_types_is_no_plan(changes: dict[str, Any]) -> None:
+    VideoPlan.from_json(PLAN)
+    with pytest.raises(SessionError, match=r"plan\.json is not a plan"):
+        VideoPlan.from_json(PLAN | changes)

@@ -90,6 +90,9 @@ def test_every_field_tells_what_it_is() -> None:
         ({"size": "640x"}, "size"),
         ({"size": "99999x99999"}, "size"),
         ({"size": 640}, "size"),
+        ({"size": "\u0666\u0664\u0660"}, "size"),
+        ({"shift": 0.009}, "shift"),
+        ({"shift": 5e-324}, "shift"),
         ({"solver": "magic"}, "solver"),
         ({"order": "../x"}, "order"),
         ({"noise": ""}, "noise"),
@@ -178,3 +181,15 @@ def test_guidance_for_a_model_without_it_is_refused() -> None:
     request = GenerationRequest(guidance_scale=5.0)
     with pytest.raises(RequestError, match="guidance_scale"):
         resolved(request, spec_of(request))
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(" 0640 ", "640"), ("0064X48", "64x48"), ("832x480", "832x480")]
+)
+def test_a_size_is_kept_in_one_form(given: str, kept: str) -> None:
+    assert GenerationRequest(size=given).size == kept
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.01, 100.0])
+def test_shifts_that_can_be_run(shift: float) -> None:
+    assert GenerationRequest(shift=shift).shift == shift

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from recurvid.errors import ComponentError, SessionError
+from recurvid.errors import ComponentError, InputError, SessionError
 from recurvid.generation.fingerprint import refuse_changes
 from recurvid.generation.runtime import Runtime
 from recurvid.generation.tuned import attention_for, load_tuned
@@ -18,6 +18,7 @@ from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.ops.attention.backend import AttentionBackend
 from recurvid.ops.attention.reference import REFERENCE
 from recurvid.ops.attention.sdpa import SDPA
+from recurvid.ops.linear.forms import form_named
 from recurvid.ops.linear.layers import EightBitLinear
 
 CONFIG = PackedDiTConfig(
@@ -98,7 +99,6 @@ def test_a_model_uses_its_own_kernel_and_a_call_may_name_another(weights):
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        ({"attention": "warp"}, "unknown attention kernel 'warp'; known: auto, cudnn"),
         ({"attention": "cudnn"}, "'cudnn' cannot be used here: it takes float16, bfloat16"),
     ],
 )
@@ -108,8 +108,22 @@ def test_kernels_that_cannot_are_refused_before_anything_is_loaded(asked, why):
 
 
 def test_forms_that_cannot_are_refused_with_the_runtime():
-    with pytest.raises(ComponentError, match="'int3' are unknown; known: int8"):
-        Runtime.of("cpu", weights="int3")
+    with pytest.raises(ComponentError, match="'fp8' cannot be used here: mps has no fp8 products"):
+        form_named("fp8", torch.device("mps"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"attention": "warp"}, "unknown attention kernel 'warp'; known: auto, cudnn"),
+        ({"weights": "int3"}, "'int3' are unknown; known: int8"),
+        ({"dtype": "int3"}, "dtype 'int3' is unknown"),
+        ({"device": "abacus"}, "device 'abacus' is unknown"),
+    ],
+)
+def test_unknown_names_are_wrong_input(asked, why):
+    with pytest.raises(InputError, match=why):
+        Runtime.of(**asked)
 
 
 @pytest.mark.parametrize(

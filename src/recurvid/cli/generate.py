@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from recurvid.cli.options import (
     QuietOption,
     VramOption,
     WeightsOption,
+    path,
     takes_request,
 )
 from recurvid.cli.output import Output
@@ -39,14 +41,26 @@ def generate(
     asked: dict[str, Any],
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The start picture.")],
     end_image: Annotated[
-        Path | None, typer.Option(help="A picture that the video leads to.")
+        Path | None,
+        typer.Option(
+            parser=path,
+            metavar="FILE",
+            help="A picture that the video leads to. It then ends there, at the end of a whole "
+            "section: --seconds is rounded up, and nothing is trimmed.",
+        ),
     ] = None,
     out: OutputOption = None,
     session: Annotated[
-        Path | None, typer.Option(help="Session folder (default: one in the cache).")
+        Path | None,
+        typer.Option(
+            parser=path, metavar="DIR", help="Session folder (default: one in the cache)."
+        ),
     ] = None,
     like: Annotated[
-        Path | None, typer.Option(help="Take the settings from this video; options win.")
+        Path | None,
+        typer.Option(
+            parser=path, metavar="FILE", help="Take the settings from this video; options win."
+        ),
     ] = None,
     no_metadata: Annotated[
         bool, typer.Option("--no-metadata", help="Do not embed the request in the video.")
@@ -89,7 +103,7 @@ def generate(
         raise SessionError(f"session folder {str(folder)!r}: is not valid text; choose another")
     with says_how_to_resume(folder):
         journal = Journal.create(folder, request, local, picture, end_image)
-        run_session(output, journal, fresh=True)
+        run_session(output, journal, journal.discard)
 
 
 def announce(output: Output, folder: Path) -> None:
@@ -100,12 +114,12 @@ def announce(output: Output, folder: Path) -> None:
 
 
 def run_session(
-    output: Output, journal: Journal, *, fresh: bool = False, force: bool = False
+    output: Output, journal: Journal, undo: Callable[[], None], *, force: bool = False
 ) -> None:
     """Run a session to its end and show how it goes.
 
     Args:
-        fresh: it was made for this command, and goes again if its request is impossible.
+        undo: takes back what this command has written, if what it asks for is impossible.
         force: go on although weights or code have changed.
     """
     # Imported here because all of it needs torch.
@@ -115,12 +129,13 @@ def run_session(
     try:
         made = open_session(journal, force=force)
     except RecurVidError:
-        if fresh:
-            journal.discard()
+        undo()
         raise
     announce(output, journal.folder)
     done = journal.finished_sections()
-    finished = show(output, made.run(), done)
+    at_end = journal.end_picture is not None and not made.plan.request.whole_sections
+    remark = "not trimmed: it ends at the end picture" if at_end else ""
+    finished = show(output, made.run(), done, remark)
     if not output.as_json:
         output.note(f"{finished.frames} frames, {finished.frames / finished.fps:.2f} s:")
         output.result.print(str(finished.video), markup=False)
@@ -173,6 +188,19 @@ def _check_early(
     overwrite: bool,
 ) -> str:
     """Everything that can be refused in the first second; returns the place of the result."""
+    from recurvid.video.pictures import load_picture
+
+    if end_picture is not None:
+        load_picture(end_picture)
+    return check_place(request, picture, out or _free_name(picture), overwrite=overwrite)
+
+
+def check_place(request: GenerationRequest, picture: Path, place: str, *, overwrite: bool) -> str:
+    """Make sure that the result can be written; returns its absolute place.
+
+    Raises:
+        InputError: it cannot, or the request or its picture are of no use.
+    """
     from recurvid.video.destination import check_output
     from recurvid.video.encoders import VideoSettings, exact_fps
     from recurvid.video.pictures import load_picture
@@ -181,11 +209,8 @@ def _check_early(
     assert filled.size is not None
     assert filled.fps is not None
     pixels = load_picture(picture)
-    if end_picture is not None:
-        load_picture(end_picture)
     height, width = video_size(filled.size, (pixels.shape[0], pixels.shape[1]))
     video = VideoSettings(exact_fps(filled.fps), crf=filled.crf)
-    place = out or _free_name(picture)
     if place != _as_text(place):
         raise OutputError(f"output {place!r}: is not valid text; choose another name")
     return str(check_output(place, video, height, width, overwrite=overwrite).path)

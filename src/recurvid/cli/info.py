@@ -34,6 +34,10 @@ def info(
         _plan(output, GenerationRequest().but(**asked))
     elif Path(what).is_dir() and (Path(what) / "request.json").exists():
         _session(output, Path(what))
+    elif not what or (Path(what).is_dir() and not any(Path(what).glob("*.png"))):
+        raise InputError(
+            f"{what!r}: neither a session folder nor one of PNG frames, nor a file or a schedule"
+        )
     elif Path(what).exists():
         _video(output, Path(what))
     elif Path(what).suffix or "/" in what:
@@ -94,19 +98,23 @@ def _tokens(plan: Any) -> dict[str, int]:
 def _session(output: Output, folder: Path) -> None:
     journal = Journal.open(folder.absolute())
     done = journal.finished_sections()
-    planned = journal.read_json("plan.json") if journal.has("plan.json") else None
-    sections = None if planned is None else len(planned["sections"])
+    planned = None
+    if journal.has("plan.json"):
+        from recurvid.generation.video_plan import VideoPlan
+
+        planned = VideoPlan.from_json(journal.read_json("plan.json"))
+    sections = None if planned is None else len(planned.sections.sections)
     segments = [segment.frames for segment in journal.segments()]
-    end = planned["frames"] if planned else 0
+    end = planned.frames if planned else 0
     frames = sum(len(found) for found in segments if found.stop <= end)
-    request = journal.request.to_json() if planned is None else planned["request"]
+    request = (journal.request if planned is None else planned.request).to_json()
     values: dict[str, Any] = {
         "folder": str(journal.folder),
         "request": request,
         "output": journal.local.output,
         "sections": sections,
         "sections_done": done,
-        "frames": None if planned is None else planned["frames"],
+        "frames": None if planned is None else planned.frames,
         "frames_done": frames,
         "finished": journal.has("finished.json"),
     }
@@ -148,7 +156,7 @@ def _video(output: Output, path: Path) -> None:
 
 
 def _print_video(output: Output, values: dict[str, Any], request: GenerationRequest | None) -> None:
-    from recurvid.cli.tables import request_table
+    from recurvid.cli.tables import printable, request_table
 
     if "frames" in values:
         output.result.print(
@@ -159,5 +167,6 @@ def _print_video(output: Output, values: dict[str, Any], request: GenerationRequ
     if request is None:
         output.result.print("no request of RecurVid in it", markup=False)
         return
-    output.result.print(f"made by RecurVid {values['made_by']} from", markup=False)
+    maker = " ".join(printable(values["made_by"]).split())
+    output.result.print(f"made by RecurVid {maker} from", markup=False)
     output.result.print(request_table(request.to_json()))

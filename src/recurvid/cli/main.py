@@ -22,6 +22,7 @@ from recurvid.cli.output import Output
 from recurvid.cli.resume import resume
 from recurvid.cli.selfcheck import selfcheck
 from recurvid.cli.stopping import Stopped
+from recurvid.cli.tables import printable
 from recurvid.errors import OutputError, RecurVidError
 from recurvid.settings import settings
 
@@ -116,6 +117,8 @@ def _unforeseen(error: Exception) -> tuple[int, str]:
 
 
 def _report(output: Output, error: BaseException, message: str, code: int) -> None:
+    # Names out of files may end up in a message; none may steer the terminal or fake a second line.
+    message = " ".join(printable(message).splitlines())
     if settings().debug:
         traceback.print_exception(error)
     if output.as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,8 @@ from rich.table import Table
 from recurvid.checkpoints.fetch import FetchPlan, fetch, in_words, plan_fetch
 from recurvid.checkpoints.known import KNOWN, ModelSpec
 from recurvid.checkpoints.locate import Found, status
+from recurvid.cli.options import JsonOption
+from recurvid.cli.output import Output
 from recurvid.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,20 +34,19 @@ else:  # typer with its own copy of click hands over that copy's class, not the 
 
 app = typer.Typer(help="List the models that are known, and fetch them.", no_args_is_help=False)
 
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 _MARKS = {"present": "[green]present[/]", "incomplete": "[yellow]incomplete[/]",
           "missing": "[red]missing[/]"}  # fmt: skip
 
 
 @app.callback(invoke_without_command=True)
-def models(context: Context, as_json: _Json = False) -> None:
+def models(context: Context, as_json: JsonOption = False) -> None:
     """What is known, present and missing, with sizes and licences. Touches no network."""
     if context.invoked_subcommand is not None:
         return
     found = {name: status(spec) for name, spec in KNOWN.items()}
     if as_json:
-        listing = [_as_dict(KNOWN[name], parts) for name, parts in found.items()]
-        typer.echo(json.dumps(listing, indent=2))
+        for name, parts in found.items():
+            Output(as_json).record(_as_dict(KNOWN[name], parts))
         return
     console = Console()
     console.print(_models_table(found))
@@ -61,7 +61,7 @@ def get(
     to: Annotated[
         Path | None, typer.Option("--to", help="Folder to fetch to; by default the hub's cache.")
     ] = None,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the licences of a model, ask, and fetch what is missing of it; resumes."""
     if name not in KNOWN:
@@ -75,7 +75,7 @@ def get(
             _fetch(plan, None if as_json else console)
     found = status(spec, _roots(to))
     if as_json:
-        typer.echo(json.dumps(_as_dict(spec, found), indent=2))
+        Output(as_json).record(_as_dict(spec, found))
     elif spec.bundled:
         typer.echo(f"{name} is part of this package; nothing to fetch.")
     else:

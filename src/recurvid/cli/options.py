@@ -6,6 +6,7 @@ import inspect
 import types
 from collections.abc import Callable
 from dataclasses import Field
+from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
@@ -18,22 +19,44 @@ from recurvid.generation.request import (
     request_fields,
 )
 
+
+def path(text: str) -> Path:
+    """A path given on the command line; ``""`` would mean the current folder."""
+    if not text:
+        raise typer.BadParameter("it is empty")
+    return Path(text)
+
+
+def _not_empty(text: str | None) -> str | None:
+    if text == "":
+        raise typer.BadParameter("it is empty")
+    return text
+
+
 DEVICES = "auto, cpu, cuda, cuda:1, mps or xpu"
 
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for machines on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")]
-DeviceOption = Annotated[str | None, typer.Option(help=f"Device: {DEVICES}.")]
+DeviceOption = Annotated[str | None, typer.Option(help=f"Device: {DEVICES}.", callback=_not_empty)]
 DtypeOption = Annotated[
-    str | None, typer.Option(help="Number type of the model: auto, float32, bfloat16 or float16.")
+    str | None,
+    typer.Option(
+        help="Number type of the model: auto, float32, bfloat16 or float16.", callback=_not_empty
+    ),
 ]
 AttentionOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Attention kernel: auto, or one that `doctor` lists."),
+    typer.Option(
+        metavar="NAME",
+        help="Attention kernel: auto, or one that `doctor` lists.",
+        callback=_not_empty,
+    ),
 ]
 WeightsOption = Annotated[
     str | None,
     typer.Option(
         metavar="FORM",
+        callback=_not_empty,
         help="Form of the weights: auto (as in the file), int8, fp8, int8-weights, nf4 or int4. "
         "Fewer bits change the picture a little.",
     ),
@@ -59,6 +82,7 @@ OutputOption = Annotated[
         "--out",
         "-o",
         metavar="FILE",
+        callback=_not_empty,
         help="The result: .mp4, .webm, .gif, or FOLDER/ for PNG frames (default: IMAGE's .mp4).",
     ),
 ]

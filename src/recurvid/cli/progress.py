@@ -21,15 +21,18 @@ _PHASES = {
 }
 
 
-def show(output: Output, run: Iterable[events.Event], finished_sections: int) -> events.Finished:
+def show(
+    output: Output, run: Iterable[events.Event], finished_sections: int, remark: str = ""
+) -> events.Finished:
     """Consume a session's events, showing each; returns the last one.
 
     Args:
         finished_sections: how many the session had when it started; they cost no time now.
+        remark: what people are told together with the plan.
     """
     if output.as_json:
         return _as_json(output, run)
-    return _as_bars(output, run, finished_sections)
+    return _as_bars(output, run, finished_sections, remark)
 
 
 def event_record(event: events.Event) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def _as_json(output: Output, run: Iterable[events.Event]) -> events.Finished:
 
 
 def _as_bars(
-    output: Output, run: Iterable[events.Event], finished_sections: int
+    output: Output, run: Iterable[events.Event], finished_sections: int, remark: str
 ) -> events.Finished:
     bars = Progress(
         TextColumn("{task.description}"),
@@ -70,7 +73,7 @@ def _as_bars(
         transient=True,
         disable=output.quiet or not output.notes.is_terminal,
     )
-    shown = _Shown(bars, finished_sections)
+    shown = _Shown(bars, finished_sections, remark)
     last: events.Event | None = None
     with bars:
         for last in run:
@@ -82,8 +85,9 @@ def _as_bars(
 class _Shown:
     """The state of the bar: how far, and how long one step takes."""
 
-    def __init__(self, bars: Progress, finished_sections: int):
+    def __init__(self, bars: Progress, finished_sections: int, remark: str):
         self._bars = bars
+        self._remark = f" ({remark})" if remark else ""
         self._done = finished_sections
         self._sections = 1
         self._task: TaskID = bars.add_task("starting", total=None, what="", left="")
@@ -94,7 +98,7 @@ class _Shown:
         match event:
             case events.Planned():
                 self._sections = event.sections
-                self._say(plan_line(event))
+                self._say(plan_line(event) + self._remark)
                 self._bars.update(self._task, total=float(event.sections))
                 self._bars.update(self._task, completed=float(self._done))
             case events.Progress(phase="denoise"):

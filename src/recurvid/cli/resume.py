@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from recurvid.cli.generate import run_session
+from recurvid.cli.generate import check_place, run_session
 from recurvid.cli.options import (
     AttentionOption,
     CompileOption,
@@ -20,16 +21,17 @@ from recurvid.cli.options import (
     QuietOption,
     VramOption,
     WeightsOption,
+    path,
 )
 from recurvid.cli.output import Output
 from recurvid.cli.stopping import says_how_to_resume
-from recurvid.generation.finished import finished_video
-from recurvid.generation.journal import Journal
+from recurvid.generation.finished import WRITING, finished_video, marked
+from recurvid.generation.journal import Journal, Local
 from recurvid.generation.lock import folder_lock
 
 
 def resume(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The session folder.")],
+    folder: Annotated[Path, typer.Argument(parser=path, metavar="DIR", help="The session folder.")],
     out: OutputOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the result if it exists.")
@@ -52,10 +54,11 @@ def resume(
     with says_how_to_resume(journal.folder):
         asked = {"device": device, "dtype": dtype, "attention": attention, "weights": weights}
         asked |= {"compiled": compile_blocks, "vram": vram}
+        before = journal.local
         _change_local(journal, out, asked, overwrite=overwrite)
         done = finished_video(journal)
         if done is None:
-            run_session(output, journal, force=force)
+            run_session(output, journal, partial(_write_local, journal, before), force=force)
         elif as_json:
             video = {"video": str(done.path), "frames": done.frames, "fps": done.fps}
             output.record({"event": "finished", **video})
@@ -67,7 +70,11 @@ def resume(
 def _change_local(
     journal: Journal, out: str | None, asked: Mapping[str, Any], *, overwrite: bool
 ) -> None:
-    """Keep what was asked now for this and later runs; None leaves a setting as it is."""
+    """Keep what was asked now for this and later runs; None leaves a setting as it is.
+
+    Raises:
+        OutputError: the result cannot be written to ``out``; nothing has changed.
+    """
     from recurvid.video.destination import destination
 
     before = journal.local
@@ -77,6 +84,13 @@ def _change_local(
         overwrite=before.overwrite or overwrite,
         **{name: value for name, value in asked.items() if value is not None},
     )
-    if after != before:
+    if out is not None and after.output != before.output:
+        ours = marked(journal, WRITING, after.output)  # a run that was killed while writing it
+        check_place(journal.request, journal.picture, out, overwrite=after.overwrite or ours)
+    _write_local(journal, after)
+
+
+def _write_local(journal: Journal, local: Local) -> None:
+    if journal.local != local:
         with folder_lock(journal.folder):
-            journal.write_local(after)
+            journal.write_local(local)

@@ -34,13 +34,18 @@ def says_how_to_resume(folder: Path) -> Generator[None]:
     """Turn Ctrl-C and SIGTERM inside the body into :class:`Stopped` with the command to go on."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _raise_terminated) if main else None
-    hint = f"continue with: recurvid resume {shlex.quote(str(folder))}"
     try:
         yield
     except KeyboardInterrupt:
-        raise Stopped(f"stopped; {hint}", exits.INTERRUPTED) from None
+        raise Stopped(f"stopped{_hint(folder)}", exits.INTERRUPTED) from None
     except _Terminated:
-        raise Stopped(f"terminated; {hint}", exits.TERMINATED) from None
+        raise Stopped(f"terminated{_hint(folder)}", exits.TERMINATED) from None
     finally:
         if main:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _hint(folder: Path) -> str:
+    if (folder / "request.json").exists():
+        return f"; continue with: recurvid resume {shlex.quote(str(folder))}"
+    return " before the session began; there is nothing to resume"

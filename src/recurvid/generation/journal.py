@@ -90,26 +90,34 @@ class Journal:
     ) -> Journal:
         """Start a session; ``request.json`` comes last and makes the folder a session.
 
+        Interrupted before that, it takes its files back.
+
         Raises:
             SessionError: the folder holds a session or something else, or cannot be written.
         """
         refuse_used_folder(folder)
-        journal = Journal(folder)
+        journal, begun = Journal(folder), False
         try:
             journal.sections_folder.mkdir(parents=True, exist_ok=True)
             journal.video_folder.mkdir(exist_ok=True)
             durable.sync_folder(folder.parent)
             with folder_lock(folder):
                 refuse_used_folder(folder)  # again, now that nobody else can be starting in it
+                begun = True
                 _copy(picture, folder / f"picture{_suffix(picture)}")
                 if end_picture is not None:
                     _copy(end_picture, folder / f"end_picture{_suffix(end_picture)}")
                 durable.write_json(folder / "local.json", asdict(local))
                 durable.write_json(folder / "request.json", request.to_json())
-        except OSError as error:
-            raise SessionError(
-                f"cannot start a session in {folder}: {error.strerror or error}"
-            ) from None
+        except BaseException as error:
+            if begun and not journal.has("request.json"):
+                with suppress(OSError):
+                    journal.discard()
+            if isinstance(error, OSError):
+                raise SessionError(
+                    f"cannot start a session in {folder}: {error.strerror or error}"
+                ) from None
+            raise
         return journal
 
     @staticmethod

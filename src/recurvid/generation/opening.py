@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from recurvid.checkpoints.locate import locate
+from recurvid.checkpoints.formats import open_checkpoint
+from recurvid.checkpoints.int8 import dequantized
+from recurvid.checkpoints.locate import ModelFiles, locate
+from recurvid.errors import RequestError
 from recurvid.generation.journal import Journal
 from recurvid.generation.loading import load_components
 from recurvid.generation.placing import under_budget
 from recurvid.generation.runtime import Runtime
 from recurvid.generation.session import GenerationSession
 from recurvid.generation.video_plan import VideoPlan, plan_video
+from recurvid.models.loading import find_config
+from recurvid.models.packed_dit.config import parse_kernel
+from recurvid.models.packed_dit.history import layer_name
+from recurvid.packing import PackingSchedule
 from recurvid.video.pictures import load_picture
 
 
@@ -47,5 +54,26 @@ def open_session(
             components.geometry,
             end_picture=journal.end_picture is not None,
         )
+    _refuse_schedule(plan.schedule, files)
     components = under_budget(components, files, plan, journal.folder)
     return GenerationSession(journal, plan, components, force=force, previews=previews)
+
+
+def _refuse_schedule(schedule: PackingSchedule, files: ModelFiles) -> None:
+    """Raise when the model has no weights for something in a schedule; only headers are read.
+
+    Raises:
+        RequestError: naming the schedule, what is missing, and what the model has.
+    """
+    where = f"schedule: {schedule} cannot be run by the model {files.spec.name!r}"
+    if schedule.discretized:
+        raise RequestError(f"{where}: it has no codebook, which +D needs; leave +D out")
+    config = find_config(dequantized(open_checkpoint(files["transformer"])))
+    known = config.context_kernels if config.has_clean_x_embedder else ()
+    layers = {layer_name(parse_kernel(kernel)) for kernel in known}
+    lacking = [str(kernel) for kernel in schedule.kernels if layer_name(kernel) not in layers]
+    if lacking:
+        raise RequestError(
+            f"{where}: it has no patchify layer for {', '.join(lacking)}; "
+            f"there is {', '.join(known) or 'none'}"
+        )

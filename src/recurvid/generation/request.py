@@ -27,7 +27,8 @@ NOISES = ("section", "sequential")
 STEP_CACHES = (OFF, *THRESHOLDS)
 LONGEST_TEXT = 10_000
 _LARGEST_JSON = 200_000
-_SIZE = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
+_SIZE = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?", re.ASCII)
+_SMALLEST_SHIFT = 0.01
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -99,7 +100,7 @@ class GenerationRequest:
     shift: float | None = _field(
         None,
         FieldLimits(
-            "Shift of the noise levels; 0 derives it from the number of tokens.",
+            "Shift of the noise levels, from 0.01 on; 0 derives it from the number of tokens.",
             minimum=0,
             maximum=100,
             group="Sampling",
@@ -261,7 +262,13 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None:
             _check_limits(name, value, limits[name])
     if isinstance(size := checked.get("size"), str):
-        parse_size(size)
+        sides = parse_size(size)
+        checked["size"] = str(sides) if isinstance(sides, int) else f"{sides[0]}x{sides[1]}"
+    if 0 < (checked.get("shift") or 0) < _SMALLEST_SHIFT:
+        raise RequestError(
+            f"shift: {checked['shift']:g} is below the smallest, {_SMALLEST_SHIFT:g}; "
+            "0 derives it from the number of tokens"
+        )
     if isinstance(model := checked.get("model"), str) and not _MODEL.fullmatch(model):
         raise RequestError(
             f"model: {model[:80]!r} is not a model name; `recurvid models` lists them"

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from recurvid.errors import ComponentError
-from recurvid.ops.linear.forms import form_named
+from recurvid.errors import ComponentError, InputError
+from recurvid.ops.attention.registry import ATTENTION
+from recurvid.ops.linear.forms import FORMS, form_named
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -47,11 +48,17 @@ class Runtime:
         """From the names that a user gives.
 
         Raises:
-            ComponentError: no such device on this machine, an unknown number type, or a form of
-                weights that the device cannot run.
+            InputError: an unknown name of a device, number type, kernel or form of weights.
+            ComponentError: no such device on this machine, or a form of weights that it cannot run.
         """
         if dtype != "auto" and dtype not in DTYPES:
-            raise ComponentError(f"dtype {dtype!r} is unknown; auto or {', '.join(DTYPES)}")
+            raise InputError(f"dtype {dtype!r} is unknown; auto or {', '.join(DTYPES)}")
+        if attention not in ("auto", *ATTENTION):
+            raise InputError(
+                f"unknown attention kernel {attention!r}; known: auto, {', '.join(ATTENTION)}"
+            )
+        if weights not in ("auto", *FORMS):
+            raise InputError(f"weights {weights!r} are unknown; known: {', '.join(FORMS)}")
         found = pick_device(device)
         if weights != "auto":
             form_named(weights, found)
@@ -70,6 +77,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """The device of a name; ``auto`` takes CUDA (or ROCm), MPS, XPU or the CPU, in this order.
 
     Raises:
+        InputError: no device has such a name.
         ComponentError: naming what is there instead.
     """
     present = available_devices()
@@ -78,7 +86,7 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ComponentError(f"device {name!r} is unknown; here are {', '.join(present)}") from None
+        raise InputError(f"device {name!r} is unknown; here are {', '.join(present)}") from None
     if device.type not in present:
         raise ComponentError(f"no {device.type} device here; there are {', '.join(present)}")
     count = getattr(torch, device.type).device_count() if device.type in ("cuda", "xpu") else 1

@@ -13,8 +13,13 @@ from recurvid.generation.defaults import resolved, video_size
 from recurvid.generation.request import GenerationRequest
 from recurvid.latents import LatentGeometry
 from recurvid.packing import PackingSchedule
-from recurvid.planning import duration, implied_order, plan
+from recurvid.planning import ORDERS, Duration, duration, implied_order, plan
 from recurvid.sections import Section, SectionPlan
+
+#: Most tokens of a section; FramePack at 480p has 18,000, and attention grows with the square.
+MOST_TOKENS = 1_000_000
+#: Frames from which on a section may not be ten times as long as the whole video.
+LONG_SECTION = 1_000
 
 
 @dataclass(frozen=True)
@@ -72,16 +77,21 @@ class VideoPlan:
             SessionError: it is something else.
         """
         try:
+            if values["order"] not in ORDERS:
+                raise ValueError(f"unknown order {str(values['order'])[:40]!r}")
             sections = SectionPlan(
                 order=values["order"],
-                schedule=values["schedule"],
+                schedule=str(PackingSchedule.parse(values["schedule"])),
                 sections=tuple(_section_from_json(section) for section in values["sections"]),
-                latent_frames=values["latent_frames"],
-                given=tuple(values["given"]),
+                latent_frames=_whole(values["latent_frames"]),
+                given=_wholes(values["given"]),
             )
             request = GenerationRequest.from_json(values["request"])
-            return VideoPlan(request, sections, values["frames"], values["height"], values["width"])
-        except (KeyError, TypeError, ValueError, RecurVidError) as error:
+            if None in (request.fps, request.steps, request.solver):
+                raise ValueError("its request is not filled in")
+            frames, height, width = (_whole(values[name]) for name in ("frames", "height", "width"))
+            return VideoPlan(request, sections, frames, height, width)
+        except (KeyError, TypeError, ValueError, AttributeError, RecurVidError) as error:
             raise SessionError(f"plan.json is not a plan ({error})") from None
 
 
@@ -118,6 +128,7 @@ def plan_video(
     length = duration(
         filled.seconds, filled.fps, schedule, geometry, whole_sections=filled.whole_sections
     )
+    _refuse_absurd(schedule, length, height, width, geometry)
     sections = plan(
         filled.order,
         schedule,
@@ -127,6 +138,24 @@ def plan_video(
     )
     frames = length.generated_frames if end_picture else length.frames
     return VideoPlan(filled, sections, frames, height, width)
+
+
+def _refuse_absurd(
+    schedule: PackingSchedule, length: Duration, height: int, width: int, geometry: LatentGeometry
+) -> None:
+    """Raise for a section that no machine could make, or that makes far more than was asked."""
+    tokens = schedule.tokens(height, width, spatial_stride=geometry.spatial_stride).total
+    if tokens > MOST_TOKENS:
+        raise RequestError(
+            f"schedule: {schedule} takes {tokens} tokens a section at {width}x{height}; "
+            f"at most {MOST_TOKENS} are run"
+        )
+    made = schedule.generated * geometry.temporal_stride
+    if made > LONG_SECTION and made > 10 * length.frames:
+        raise RequestError(
+            f"schedule: g{schedule.generated} makes {made} frames a section, and the video has "
+            f"{length.frames}; take a smaller gN"
+        )
 
 
 def _section_to_json(section: Section) -> dict[str, Any]:
@@ -142,12 +171,23 @@ def _section_to_json(section: Section) -> dict[str, Any]:
 
 
 def _section_from_json(values: Mapping[str, Any]) -> Section:
+    start, stop = _wholes(values["target"])
     return Section(
-        index=values["index"],
-        target=range(*values["target"]),
-        gap=values["gap"],
-        history=tuple(values["history"]),
-        anchors=tuple(values["anchors"]),
-        prompt=values["prompt"],
-        lead=tuple(values["lead"]),
+        index=_whole(values["index"]),
+        target=range(start, stop),
+        gap=_whole(values["gap"]),
+        history=_wholes(values["history"]),
+        anchors=_wholes(values["anchors"]),
+        prompt=_whole(values["prompt"]),
+        lead=_wholes(values["lead"]),
     )
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{str(value)[:40]!r} is not a whole number")
+    return value
+
+
+def _wholes(values: Any) -> tuple[int, ...]:
+    return tuple(_whole(value) for value in values)
