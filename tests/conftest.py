@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,9 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # machine with two cores the parity tests took 160 s with two threads and 27 s with one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("PYTHONBREAKPOINT", None)
+# A run in the background begins with Ctrl-C ignored, and what it starts inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
