@@ -48,7 +48,7 @@ def evaluate(model, held, tests, device, out):
     rows = {}
     rng = np.random.default_rng(99)
     path, _, _ = draw_paths(12, rng, pictures=len(held), frames=33, size=(192, 192))
-    clips = torch.cat([render(held, p.to(device), 33, (192, 192)) for p in ae.path_rows(path, 4)])
+    clips = torch.cat([render(held, p.to(device), 33, (192, 192)) for p in path.pieces(4)])
     outs = torch.cat([model.decode(model.encode(c[None])) for c in clips]).clamp(-1, 1)
     rows["held-out clips, 33 frames"] = np.mean(
         [psnr(a, b) for a, b in zip(clips, outs, strict=True)]

@@ -9,7 +9,7 @@ code for many minutes, so the start is that code.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recurvid.training.budget import Budget, warm_cosine
-from recurvid.training.camera import CameraPath, MoveRange, draw_paths, render
+from recurvid.training.camera import MoveRange, draw_paths, render
 from recurvid.training.ema import Average
 from recurvid.training.linear_start import fit, install
 from recurvid.vae.taehv import TAEHV, MemBlock, TAEHVConfig
@@ -199,9 +199,3 @@ def with_statistics(
     result = TAEHV(config).to(device)
     result.load_state_dict(plain.state_dict())
     return result.eval()
-
-
-def path_rows(path: CameraPath, size: int) -> Iterator[CameraPath]:
-    """A large batch of paths in pieces of ``size`` clips."""
-    for first in range(0, len(path.scale), size):
-        yield path.part(slice(first, first + size))

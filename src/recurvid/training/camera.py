@@ -43,6 +43,10 @@ class CameraPath:
         """Some of the clips."""
         return CameraPath(*(getattr(self, f)[rows] for f in self.__dataclass_fields__))
 
+    def pieces(self, size: int) -> list[CameraPath]:
+        """All clips in order, at most ``size`` at a time."""
+        return [self.part(slice(i, i + size)) for i in range(0, len(self.scale), size)]
+
 
 def render(
     pictures: Tensor,

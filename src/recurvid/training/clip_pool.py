@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recurvid.training.camera import CameraPath, draw_paths, render
+from recurvid.training.camera import draw_paths, render
 from recurvid.training.captions import caption
 from recurvid.vae.taehv import TAEHV
 
@@ -67,7 +67,7 @@ def make_pool(pictures: Tensor, vae: TAEHV, shape: ClipShape, *, seed: int = 0) 
     )  # fmt: skip
     latents = [
         encode_clips(render(pictures, part.to(pictures.device), shape.frames, shape.size), vae)
-        for part in _pieces(path, 4)
+        for part in path.pieces(4)
     ]
     return ClipPool(torch.cat(latents), moves, speeds)
 
@@ -78,7 +78,3 @@ def encode_clips(clips: Tensor, vae: TAEHV) -> Tensor:
     with torch.autocast(clips.device.type, torch.bfloat16, enabled=cuda):
         z = vae.encode(clips)
     return z.to(torch.bfloat16) if cuda else z
-
-
-def _pieces(path: CameraPath, size: int) -> list[CameraPath]:
-    return [path.part(slice(i, i + size)) for i in range(0, len(path.scale), size)]
