@@ -317,7 +317,8 @@ def install_package(environment: Environment, torch_version: str, dev: bool) -> 
     constraints = environment.folder / "recurvid-constraints.txt"
     tested = (environment.root / "constraints.txt").read_text(encoding="utf-8")
     constraints.write_text(f"{tested}\ntorch=={torch_version}\n", encoding="utf-8")
-    arguments = ["install", "--quiet", "--constraint", str(constraints), "--editable", "."]
+    package = ".[gui,server]" if dev else "."
+    arguments = ["install", "--quiet", "--constraint", str(constraints), "--editable", package]
     if dev:
         arguments += ["--group", "dev"]
     if not pip(environment, *arguments):

@@ -4,7 +4,7 @@
 
 Writes averaged weights in shards of at most 15 MB and a report every minute and at the end, then
 sheets of held-out samples while ``--look-seconds`` last. Whatever cuts a run short leaves what it
-had learnt a minute before. Eight files in all.
+had learnt a minute before. Six files in all.
 """
 
 import argparse
@@ -53,7 +53,8 @@ def load_shards(folder):
 
 
 @torch.no_grad()
-def samples(model, vae, stills, device, file, order, steps, until):
+def samples(model, vae, stills, device, order, steps, until):
+    """Rows of frames, (3, h, w) each, of held-out pictures."""
     rows = []
     for i, still in enumerate(stills):
         if time.monotonic() > until:
@@ -64,10 +65,14 @@ def samples(model, vae, stills, device, file, order, steps, until):
             latents = sample_video(model, start, prompt, run)
             video = vae.decode(latents.to(device))[0].clamp(-1, 1).cpu()
             rows.append(video[:, [0, 12, 24, 36, 48, 60, 72]].permute(0, 2, 1, 3).flatten(2))
-    if not rows:
-        return
-    sheet = torch.cat(rows, 1)
-    array = ((sheet + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    return rows
+
+
+def save_sheet(rows, file):
+    """All rows below each other, as one picture."""
+    width = max(row.shape[-1] for row in rows)
+    rows = [torch.nn.functional.pad(row, (0, width - row.shape[-1]), value=-1.0) for row in rows]
+    array = ((torch.cat(rows, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(array).save(file, quality=88)
 
 
@@ -149,12 +154,11 @@ def main():
 
     def look():
         steps, until = (4 if a.tiny else 20), time.monotonic() + a.look_seconds
-        for name, pictures, order in (
-            ("inverted", stills, "inverted"),
-            ("wide", wide, "inverted"),
-            ("forward", stills, "forward"),
-        ):
-            samples(final, vae, pictures, device, a.out / f"{name}.jpg", order, steps, until)
+        rows = []
+        for pictures, order in ((stills, "inverted"), (wide, "inverted"), (stills, "forward")):
+            rows += samples(final, vae, pictures, device, order, steps, until)
+        if rows:
+            save_sheet(rows, a.out / "samples.jpg")
 
     def at_step(step, loss, average):
         losses.append((step, round(loss, 4), round(time.monotonic() - began)))

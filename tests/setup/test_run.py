@@ -390,7 +390,7 @@ def test_package_is_installed_around_the_torch_that_stands(
     assert "torch==2.13.0+cpu" in constraints
     assert any(line.startswith("transformers==") for line in constraints)
     assert words[-2:] == ("--group", "dev")
-    assert words[-4:-2] == ("--editable", ".")
+    assert words[-4:-2] == ("--editable", ".[gui,server]")
 
 
 def test_stray_pip_settings_do_not_leak(monkeypatch: pytest.MonkeyPatch):
