@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,14 @@ def evaluate(model, held, tests, device, out):
     rows["held-out clips, last frame"] = np.mean(
         [psnr(a[:, -1], b[:, -1]) for a, b in zip(clips, outs, strict=True)]
     )
+    torch.manual_seed(3)
+    worn = []
+    for c in clips:
+        z = model.encode(c[None])
+        noise = 0.15 * torch.randn_like(z)
+        noise[:, :, 0] = 0
+        worn.append(psnr(c, model.decode(z + noise)[0].clamp(-1, 1)))
+    rows["held-out clips, latents with noise of 0.15"] = np.mean(worn)
     stills = [F192(h) for h in held.cpu()]
     values = [(psnr(s.to(device), one(model, s, device))) for s in stills]
     rows["held-out photographs, one frame: mean"] = np.mean(values)
@@ -106,6 +115,11 @@ def main():
     p.add_argument("--collages", type=int, default=500)
     p.add_argument("--start", type=Path, help="folder of an earlier run to go on from")
     p.add_argument("--lr", type=float, default=5e-4)
+    p.add_argument("--noise", type=float, default=0.006, help="added to latents before decoding")
+    p.add_argument("--batch", type=int, default=12)
+    p.add_argument(
+        "--decoder-only", action="store_true", help="keep the encoder, so that latents stay"
+    )
     p.add_argument("--tiny", action="store_true")
     a = p.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -126,16 +140,21 @@ def main():
         tests[f.stem] = F192(
             torch.from_numpy(np.array(Image.open(f).convert("RGB"))).permute(2, 0, 1)
         )
-    run = ae.AutoencoderRun(seconds=a.seconds, lr=a.lr)
+    run = ae.AutoencoderRun(
+        seconds=a.seconds,
+        lr=a.lr,
+        latent_noise=a.noise,
+        decoder_only=a.decoder_only,
+        phases=(ae.Phase(1.0, a.batch, 25, 128),),
+    )
     if a.tiny:
-        run = ae.AutoencoderRun(
-            seconds=a.seconds,
-            compile=False,
-            phases=(ae.Phase(0.6, 2, 9, 64), ae.Phase(0.4, 1, 17, 64)),
-        )
+        tiny = (ae.Phase(0.6, 2, 9, 64), ae.Phase(0.4, 1, 17, 64))
+        run = replace(run, compile=False, phases=tiny)
     start = None
     if a.start:
         start = load_vae(a.start, device).requires_grad_(True)
+        before = evaluate(start, held.to(device), tests, device, None)
+        print("before:", before, flush=True)
     if start is None:
         before = evaluate(
             ae.linear_start(run.config, pictures, device).to(device).eval(),

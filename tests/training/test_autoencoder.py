@@ -84,3 +84,29 @@ def test_a_picture_alone_is_latent_zero_of_its_clip(clips: torch.Tensor) -> None
     with torch.no_grad():
         alone, together = model.encode(clips[:, :, :1]), model.encode(clips)
     assert torch.allclose(alone, together[:, :, :1], atol=1e-5)
+
+
+def test_the_decoder_can_be_trained_alone(pictures: torch.Tensor, clips: torch.Tensor) -> None:
+    start = ae.fresh(SMALL)
+    install(start, fit(clips, 12, 12))
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    run = ae.AutoencoderRun(
+        steps=40, lr=1e-3, compile=False, phases=(ae.Phase(1.0, 4, 5, 32),), config=SMALL, ema=0.5,
+        decoder_only=True, latent_noise=0.01,
+    )  # fmt: skip
+    plain = error(start, clips)
+    model = ae.train(pictures, run, torch.device("cpu"), start=start)
+    after = model.state_dict()
+    assert all(after[k].equal(v) for k, v in before.items() if k.startswith("encoder."))
+    assert model.config == SMALL  # nor are latents scaled anew
+    assert error(model, clips) < plain
+
+
+def test_noise_leaves_the_start_pictures_latent_alone() -> None:
+    run = ae.AutoencoderRun(decoder_only=True, latent_noise=0.2)
+    torch.manual_seed(0)
+    noise = ae._latent_noise((64, 12, 3, 4, 4), run, torch.device("cpu"))
+    assert not noise[:, :, 0].any()
+    spread = noise[:, :, 1:].std((1, 2, 3, 4))
+    assert spread.min() < 0.03
+    assert 0.15 < spread.max() < 0.25

@@ -50,13 +50,21 @@ class Phase:
 
 @dataclass(frozen=True)
 class AutoencoderRun:
-    """Everything that one run needs beside the pictures."""
+    """Everything that one run needs beside the pictures.
+
+    Attributes:
+        latent_noise: of the noise added to latents, in the units in which ``encode`` gives them.
+        decoder_only: leave the encoder, and with it the meaning of latents, as it is. Noise is
+            then of random strength up to ``latent_noise``, and the first latent has none: a
+            backbone's latents are never quite right, the start picture's are.
+    """
 
     seconds: float = 120.0
     steps: int = 0  # instead of seconds where it is not 0
     lr: float = 5e-4
     phases: tuple[Phase, ...] = (Phase(1.0, 12, 25, 128),)
     latent_noise: float = 0.006
+    decoder_only: bool = False
     ema: float = 0.998
     compile: bool = True
     seed: int = 0
@@ -144,14 +152,15 @@ def train(
     model = start or linear_start(run.config, pictures, device)
     model = model.to(device, memory_format=torch.channels_last)  # pyright: ignore
     average = Average(model, run.ema)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=run.lr, betas=(0.9, 0.99), weight_decay=1e-4
-    )
+    if run.decoder_only:
+        model.encoder.requires_grad_(False)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=run.lr, betas=(0.9, 0.99), weight_decay=1e-4)
 
     def objective(x: Tensor, noise: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             z = model.encode(x)
-            y = model.decode(z + run.latent_noise * noise)
+            y = model.decode(z + noise)
         return reconstruction_loss(x, y.float(), z)
 
     step, over, budget = 0, 0.0, Budget(run.seconds, run.steps)
@@ -164,10 +173,10 @@ def train(
             x = draw_clips(pictures, rng, phase, device)
             b, _, t, h, w = x.shape
             latent = (b, run.config.latent_channels, (t - 1) // 4 + 1, h // 8, w // 8)
-            loss = compiled(x, torch.randn(latent, device=device))
+            loss = compiled(x, _latent_noise(latent, run, device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             average.update(model, step)
             step += 1
@@ -177,7 +186,18 @@ def train(
                 if report:
                     report(step, value)
     average.copy_to(model)
-    return with_statistics(model, pictures, rng, device)
+    return model.eval() if run.decoder_only else with_statistics(model, pictures, rng, device)
+
+
+def _latent_noise(
+    shape: tuple[int, ...], run: AutoencoderRun, device: torch.device
+) -> Tensor:  # fmt: skip
+    """What is added to latents (b, c, t, h, w) before they are decoded."""
+    noise = run.latent_noise * torch.randn(shape, device=device)
+    if run.decoder_only:
+        noise *= torch.rand(shape[0], 1, 1, 1, 1, device=device)
+        noise[:, :, 0] = 0
+    return noise
 
 
 @torch.no_grad()
