@@ -97,7 +97,7 @@ def test_the_decoder_can_be_trained_alone(pictures: torch.Tensor, clips: torch.T
     install(start, fit(clips, 12, 12))
     before = {name: value.clone() for name, value in start.state_dict().items()}
     run = ae.AutoencoderRun(
-        steps=80, lr=3e-3, compile=False, phases=(ae.Phase(1.0, 4, 9, 32),), config=SMALL, ema=0.5,
+        steps=60, lr=3e-4, compile=False, phases=(ae.Phase(1.0, 4, 9, 64),), config=SMALL, ema=0.5,
         decoder_only=True, latent_noise=0.003,
     )  # fmt: skip
     plain = objective(start, clips)
