@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recurvid.errors import SessionError
+from recurvid.generation.finished import FinishedVideo, finished_video
 from recurvid.generation.journal import Journal, Local, refuse_used_folder
 from recurvid.generation.lock import folder_lock
 from recurvid.generation.request import GenerationRequest
@@ -116,7 +118,20 @@ def test_what_is_missing_is_named(tmp_path: Path, picture: Path, lost: str) -> N
         ("request.json", "[]"),
         ("request.json", '{"nope": 1}'),
         ("request.json", '{"seed": -1}'),
-        ("local.json", '{"nope": 1}'),
+        ("request.json", "[" * 100_000),
+        ("local.json", '{"output": "a.mp4", "nope": 1}'),
+        ("local.json", "{}"),
+        ("local.json", '{"output": 5}'),
+        ("local.json", '{"output": null}'),
+        ("local.json", '{"output": "a\\u0000.mp4"}'),
+        ("local.json", '{"output": "a.mp4", "overwrite": 1}'),
+        ("local.json", '{"output": "a.mp4", "metadata": null}'),
+        ("local.json", '{"output": "a.mp4", "device": ["cpu"]}'),
+        ("local.json", '{"output": "a.mp4", "model": {}}'),
+        ("local.json", '{"output": "a.mp4", "vram": "6"}'),
+        ("local.json", '{"output": "a.mp4", "vram": NaN}'),
+        ("local.json", '{"output": "a.mp4", "vram": -1}'),
+        ("local.json", '{"output": "a.mp4", "vram": true}'),
         ("local.json", "\x00"),
     ],
 )
@@ -125,6 +140,45 @@ def test_what_is_damaged_is_named(tmp_path: Path, picture: Path, name: str, text
     (tmp_path / "s" / name).write_text(text)
     with pytest.raises(SessionError, match=name):
         Journal.open(tmp_path / "s")
+
+
+def test_a_field_that_is_not_known_cannot_steer_the_terminal(tmp_path: Path, picture: Path) -> None:
+    create(tmp_path / "s", picture)
+    name = "\x1b[2J\n" + "x" * 5000
+    (tmp_path / "s/local.json").write_text(json.dumps({"output": "a.mp4", name: 1}))
+    with pytest.raises(SessionError) as refused:
+        Journal.open(tmp_path / "s")
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 200 + len(str(tmp_path))
+
+
+def test_a_whole_number_is_a_number(tmp_path: Path, picture: Path) -> None:
+    create(tmp_path / "s", picture)
+    (tmp_path / "s/local.json").write_text('{"output": "a.mp4", "vram": 6, "model": null}')
+    assert Journal.open(tmp_path / "s").local == Local(output="a.mp4", vram=6.0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path, picture: Path) -> None:
+    journal = create(tmp_path / "s", picture)
+    (tmp_path / "s/local.json").unlink()
+    os.mkfifo(tmp_path / "s/local.json")
+    with pytest.raises(SessionError, match="not a regular file"):
+        _ = journal.local
+
+
+@pytest.mark.parametrize("frames", [None, "48", 0, -1, 1.5, True, [48]])
+def test_a_mark_that_says_nonsense(tmp_path: Path, picture: Path, frames: object) -> None:
+    out = tmp_path / "out.mp4"
+    journal = Journal.create(tmp_path / "s", REQUEST, Local(output=str(out)), picture)
+    out.touch()
+    values = {"output": str(out), "frames": 48, "fps": 12.0}
+    journal.write_json("finished.json", values)
+    assert finished_video(journal) == FinishedVideo(out, 48, 12.0)
+    for wrong in ({"frames": frames}, {"fps": frames if frames != 1.5 else "x"}):
+        journal.write_json("finished.json", values | wrong)
+        with pytest.raises(SessionError, match=r"finished\.json"):
+            finished_video(journal)
 
 
 def test_no_folder_no_session(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from recurvid.cli.output import Output
 from recurvid.cli.stopping import says_how_to_resume
 from recurvid.errors import InputError, OutputError, RecurVidError, SessionError
 from recurvid.generation.defaults import resolved, spec_of, unresolved, video_size
+from recurvid.generation.finished import stamp
 from recurvid.generation.journal import Journal, Local
 from recurvid.generation.request import GenerationRequest
 from recurvid.settings import settings
@@ -81,6 +82,8 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Turn a picture and a prompt into a video."""
+    from recurvid.video.destination import destination
+
     output = Output(as_json, quiet)
     request, model = _request(asked, like)
     picture = Path(image).expanduser()
@@ -88,6 +91,7 @@ def generate(
     local = Local(
         output=place,
         overwrite=overwrite,
+        replaces=stamp(destination(place)) if overwrite else None,
         metadata=not no_metadata,
         device=device or settings().device,
         dtype=dtype or "auto",

@@ -25,7 +25,7 @@ from recurvid.cli.options import (
 )
 from recurvid.cli.output import Output
 from recurvid.cli.stopping import says_how_to_resume
-from recurvid.generation.finished import WRITING, finished_video, marked
+from recurvid.generation.finished import finished_video, half_written, stamp
 from recurvid.generation.journal import Journal, Local
 from recurvid.generation.lock import folder_lock
 
@@ -78,15 +78,21 @@ def _change_local(
     from recurvid.video.destination import destination
 
     before = journal.local
+    place = destination(before.output if out is None else out)
+    moved = str(place.path) != before.output
+    if out is not None and moved:
+        ours = half_written(journal, str(place.path))  # a run that was killed while writing it
+        check_place(journal.request, journal.picture, out, overwrite=overwrite or ours)
+    there = stamp(place)
+    # What was allowed once holds for the file of that time, not for one that came since.
+    still = before.overwrite and not moved and there is not None and there == before.replaces
     after = replace(
         before,
-        output=before.output if out is None else str(destination(out).path),
-        overwrite=before.overwrite or overwrite,
+        output=str(place.path),
+        overwrite=overwrite or still,
+        replaces=there if overwrite or still else None,
         **{name: value for name, value in asked.items() if value is not None},
     )
-    if out is not None and after.output != before.output:
-        ours = marked(journal, WRITING, after.output)  # a run that was killed while writing it
-        check_place(journal.request, journal.picture, out, overwrite=after.overwrite or ours)
     _write_local(journal, after)
 
 

@@ -30,39 +30,13 @@ from typing import Any
 
 from recurvid import durable
 from recurvid.errors import RequestError, SessionError
+from recurvid.generation.local import Local
 from recurvid.generation.lock import folder_lock
 from recurvid.generation.request import GenerationRequest
 
+_LARGEST_JSON = 64_000_000
 _SEGMENT = re.compile(r"(\d{4,})\.(\d{6,})-(\d{6,})\.[a-z0-9]+")
 _OURS = re.compile(r"(end_)?picture(\.[a-z0-9]{1,8})?|local\.json|lock|\.recurvid-.*\.partial.*")
-
-
-@dataclass(frozen=True)
-class Local:
-    """What concerns this machine only; read from a session folder and from nowhere else.
-
-    Attributes:
-        output: absolute path of the result.
-        overwrite: whether a file there may be replaced.
-        metadata: whether the request is embedded in the result.
-        device, dtype: as asked ("auto" included).
-        offline: never touch the network.
-        model: where the model's files are looked for, as the user said it; None for its name.
-        vram: GiB of device memory to keep to; None for what is free.
-        attention, weights, compiled: how the backbone runs; see Runtime.
-    """
-
-    output: str
-    overwrite: bool = False
-    metadata: bool = True
-    device: str = "auto"
-    dtype: str = "auto"
-    offline: bool = False
-    model: str | None = None
-    vram: float | None = None
-    attention: str = "auto"
-    weights: str = "auto"
-    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,9 +147,9 @@ class Journal:
         """What concerns this machine."""
         values = self.read_json("local.json")
         try:
-            return Local(**values)
-        except TypeError:
-            raise SessionError(f"{self.folder / 'local.json'} has unknown fields") from None
+            return Local.from_json(values)
+        except ValueError as error:
+            raise SessionError(f"{self.folder / 'local.json'} {error}") from None
 
     def write_local(self, local: Local) -> None:
         """Replace what concerns this machine (a resume may send the result elsewhere)."""
@@ -231,11 +205,15 @@ class Journal:
         """
         path = self.folder / name
         try:
+            if path.exists() and not path.is_file():  # a named pipe would block for good
+                raise SessionError(f"{path} is not a regular file")
+            if path.stat().st_size > _LARGEST_JSON:
+                raise SessionError(f"{path} is too large to be RecurVid's")
             values = json.loads(path.read_text("utf-8"))
         except OSError as error:
             raise SessionError(f"{path} cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise SessionError(f"{path} is not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise SessionError(f"{path} is not JSON: {str(error)[:100]}") from None
         if not isinstance(values, dict):
             raise SessionError(f"{path} is not a JSON object")
         return values

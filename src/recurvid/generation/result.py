@@ -14,8 +14,9 @@ from recurvid.generation.finished import (
     FINISHED,
     WRITING,
     finished_video,
-    marked,
+    half_written,
     result_path,
+    stamp,
     stands,
 )
 from recurvid.generation.journal import Journal
@@ -104,8 +105,6 @@ class Result:
                 f"output {self._local.output!r} came to exist meanwhile; put the video elsewhere "
                 f"with: recurvid resume {self._journal.folder} --out FILE"
             )
-        # From here on what stands there may be ours: a run killed in between writes it again.
-        self._journal.write_json(WRITING, {"output": self._local.output})
         try:
             self._deliver()
         except OSError as error:
@@ -130,6 +129,7 @@ class Result:
         taken over by the next attempt, and no stray file stays in the user's folder.
         """
         if self._place.kind == "png":
+            self._mark(None)
             if self._place.path.parent.is_dir():
                 durable.sweep(self._place.path.parent)
             self._finish(self._place)
@@ -146,9 +146,15 @@ class Result:
             shutil.copyfile(made, beside)
             with beside.open("rb+") as file:
                 os.fsync(file.fileno())
+        self._mark(stamp(Destination(self._place.kind, beside)))
         beside.replace(target)
         durable.sync_folder(target.parent)
         made.unlink()
+
+    def _mark(self, made: str | None) -> None:
+        """From here on what stands there may be ours: a run killed in between writes it again."""
+        mark = {"output": self._local.output, "before": stamp(self._place), "made": made}
+        self._journal.write_json(WRITING, mark)
 
     def _finish(self, place: Destination) -> None:
         finish(self._kept(), place, self._settings, metadata=self._metadata())
@@ -165,4 +171,4 @@ class Result:
         return {"version": __version__, "request": self._plan.request.to_json()}
 
     def _may_replace(self) -> bool:
-        return self._local.overwrite or marked(self._journal, WRITING, self._local.output)
+        return self._local.overwrite or half_written(self._journal, self._local.output)
