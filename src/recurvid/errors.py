@@ -5,10 +5,15 @@ RecurVidError
 │   ├── ScheduleError     a packing schedule does not parse; points at the character
 │   ├── PictureError      a picture cannot be read or has an impossible size
 │   ├── RequestError      a field of a generation request is wrong
-│   └── OutputError       the result cannot be written where it was asked for
+│   ├── OutputError       the result cannot be written where it was asked for
+│   └── LimitError        more than this queue takes: size, length, jobs, disk
 ├── CheckpointError       a model file is missing, truncated, mismatched or of a refused kind
 ├── ComponentError        a piece of the machine (device, kernel, extra) is not there
 ├── SessionError          a session folder cannot be used or resumed
+├── JobError              a job cannot do what it was asked
+│   ├── UnknownJobError   there is no such job, or it belongs to somebody else
+│   ├── JobStateError     the job is in a state in which that is not possible
+│   └── StaleClaimError   a worker writes to a job that is no longer its own
 └── NumericsError         NaN or infinity where a picture should be
 """
 
@@ -57,6 +62,19 @@ class OutputError(InputError):
     exit_code = 3
 
 
+class LimitError(InputError):
+    """More than a queue takes.
+
+    Args:
+        code: a word for programs, such as "queue_full".
+        message: one line for people.
+    """
+
+    def __init__(self, code: str, message: str):
+        self.code = code
+        super().__init__(message)
+
+
 class CheckpointError(RecurVidError):
     """A model file is missing, truncated, mismatched, or of a kind that is never opened."""
 
@@ -73,6 +91,24 @@ class SessionError(RecurVidError):
     """A session folder cannot be used or resumed."""
 
     exit_code = 6
+
+
+class JobError(RecurVidError):
+    """A job cannot do what it was asked."""
+
+    exit_code = 2
+
+
+class UnknownJobError(JobError):
+    """There is no such job, or it belongs to somebody else."""
+
+
+class JobStateError(JobError):
+    """The job is in a state in which that is not possible."""
+
+
+class StaleClaimError(JobError):
+    """A worker writes to a job that another one may have taken meanwhile."""
 
 
 class NumericsError(RecurVidError):

@@ -3,6 +3,7 @@
 RECURVID_HOME    where caches live (default: the platform's cache directory / recurvid)
 RECURVID_MODELS  extra folder of model files in the hub's layout, searched before the hub cache
 RECURVID_DEVICE  default of --device (auto)
+RECURVID_API_KEY the key that `serve` and `gui` ask for; one of 8 characters or more
 RECURVID_DEBUG   1: the command line shows where an error was raised
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class Settings:
     models: Path | None
     device: str
     debug: bool = False
+    api_key: str | None = field(default=None, repr=False)
 
     @property
     def prompt_cache(self) -> Path:
@@ -55,4 +57,5 @@ def settings() -> Settings:
         models=Path(models) if models else None,
         device=os.environ.get("RECURVID_DEVICE", "auto"),
         debug=os.environ.get("RECURVID_DEBUG") == "1",
+        api_key=os.environ.get("RECURVID_API_KEY") or None,
     )

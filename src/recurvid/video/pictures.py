@@ -54,7 +54,7 @@ _BROKEN = (
 )  # fmt: skip
 
 
-def load_picture(path: str | Path) -> NDArray[np.uint8]:
+def load_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read a picture as a person sees it.
 
     Rotated as its EXIF says; embedded ICC profiles (CMYK, Display P3, ...) converted to sRGB;
@@ -65,20 +65,21 @@ def load_picture(path: str | Path) -> NDArray[np.uint8]:
     Args:
         path: PNG, JPEG, WebP, GIF, AVIF, TIFF, BMP, PPM, JPEG 2000, TGA, QOI; HEIC where
             pillow-heif is installed. What the bytes are counts, not the name.
+        max_pixels: a picture above this is refused before it is decoded; at most MAX_PIXELS.
 
     Returns:
         (h, w, 3) uint8, sRGB, writable.
 
     Raises:
         PictureError: in one line, naming the file and what to do: missing, a folder, empty, not a
-            picture, a video, broken or cut short, of an unread kind, above 178 megapixels.
+            picture, a video, broken or cut short, of an unread kind, too many pixels.
     """
     path = Path(path)
     name = f"picture {str(path)!r}"
     head = _head(path, name)
     with _explained(name), _quiet(), _open(path, head, name) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise PictureError(_too_large(name, image.width, image.height))
+        if image.width * image.height > max_pixels:
+            raise PictureError(_too_large(name, image.width, image.height, max_pixels))
         if image.format in ("JPEG", "MPO"):
             _draft(image)
         image.load()
@@ -201,6 +202,6 @@ def _explained(name: str) -> Generator[None]:
         raise PictureError(f"{name}: broken or cut short ({reason}); save it again") from error
 
 
-def _too_large(name: str, width: int, height: int) -> str:
-    limit = MAX_PIXELS // 1_000_000
-    return f"{name}: {width}x{height} is above {limit} megapixels; make it smaller first"
+def _too_large(name: str, width: int, height: int, most: int = MAX_PIXELS) -> str:
+    limit = most / 1_000_000
+    return f"{name}: {width}x{height} is above {limit:g} megapixels; make it smaller first"

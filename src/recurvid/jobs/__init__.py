@@ -1,0 +1,1 @@
+"""A queue of videos that loses nothing: states, store, limits, access, worker and supervisor."""

@@ -1,0 +1,506 @@
+"""JobStore: the queue as its users see it, kept in SQLite and in one folder a job."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from recurvid import durable
+from recurvid.errors import JobStateError, LimitError
+from recurvid.generation.request import GenerationRequest
+from recurvid.jobs.database import Database
+from recurvid.jobs.folders import Folders, new_id
+from recurvid.jobs.limits import Limits
+from recurvid.jobs.pictures import keep_picture
+from recurvid.jobs.rows import bury, change, event_of, find_row, job_of
+from recurvid.jobs.states import (
+    ACTIVE,
+    WAITING,
+    HowToRun,
+    Job,
+    JobEvent,
+    JobProgress,
+    JobState,
+    QueueState,
+)
+
+_LONGEST_TITLE = 120
+
+
+class DiskUsage(Protocol):
+    """What ``shutil.disk_usage`` returns."""
+
+    @property
+    def total(self) -> int:
+        """Bytes."""
+        ...
+
+    @property
+    def free(self) -> int:
+        """Bytes."""
+        ...
+
+
+class _New(NamedTuple):
+    """A job about to be added."""
+
+    request: GenerationRequest
+    how: HowToRun
+    title: str
+    owner: str
+
+
+class JobStore:
+    """Jobs of one home folder. Any number of threads and processes may hold one.
+
+    ``owner=None`` speaks for the house and sees everything; any other owner sees and changes
+    their own jobs only, and others' do not exist.
+
+    Args:
+        home: ``settings().home``.
+        limits: what is taken.
+        disk_usage: replaced in tests.
+
+    Raises:
+        JobError: the queue was written by a later version, or cannot be opened.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        limits: Limits | None = None,
+        *,
+        disk_usage: Callable[[Path], DiskUsage] = shutil.disk_usage,
+    ):
+        self.home = home
+        self.limits = limits or Limits()
+        self.folders = Folders(home)
+        self.database = Database(home / "jobs.sqlite3")
+        self._disk_usage = disk_usage
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self.database.close()
+
+    # What users ask for
+
+    def add(
+        self,
+        request: GenerationRequest,
+        picture: bytes | Path,
+        *,
+        end_picture: bytes | Path | None = None,
+        owner: str = "",
+        how: HowToRun | None = None,
+        title: str = "",
+    ) -> Job:
+        """Queue a video. It is on disk when this returns.
+
+        Args:
+            picture: the bytes of an image file, or where they lie; a copy is kept.
+            title: for display; a file name or the like.
+
+        Raises:
+            LimitError: more than is taken here: bytes, pixels, seconds, jobs, disk.
+            InputError: a picture or request that cannot be used.
+        """
+        new = _New(request, how or HowToRun(), title, owner)
+        with self.database.reading() as connection:
+            self._check_room(connection, owner)  # before the work of decoding
+        self._check_disk()
+        id = new_id()
+        folder = self.folders.begin(id)
+        try:
+            size = keep_picture(picture, folder / "picture.png", self.limits, "picture")
+            self.limits.check_request(request, size)
+            if end_picture is not None:
+                keep_picture(end_picture, folder / "end_picture.png", self.limits, "end_picture")
+            return self._insert(id, folder, new, size)
+        except BaseException:
+            self.folders.discard(folder)
+            raise
+
+    def duplicate(self, id: str, owner: str | None = None) -> Job:
+        """Queue the same request with the same pictures once more.
+
+        Raises:
+            UnknownJobError, LimitError.
+        """
+        job, source = self.get(id, owner), self.folders.of(id)
+        end = source / "end_picture.png" if job.has_end_picture else None
+        return self.add(
+            job.request,
+            source / "picture.png",
+            end_picture=end,
+            owner=job.owner,
+            how=job.how,
+            title=job.title,
+        )
+
+    def edit(
+        self,
+        id: str,
+        request: GenerationRequest,
+        how: HowToRun | None = None,
+        *,
+        title: str | None = None,
+        owner: str | None = None,
+    ) -> Job:
+        """Change what a queued job asks for.
+
+        Raises:
+            JobStateError: it has begun; what it has made belongs to its first request.
+            UnknownJobError, LimitError, InputError.
+        """
+        with self.database.writing() as connection:
+            row = find_row(connection, id, owner)
+            if row["state"] != JobState.QUEUED or row["attempts"]:
+                raise JobStateError("this job has begun; duplicate it and edit the copy")
+            self.limits.check_request(request, (row["picture_height"], row["picture_width"]))
+            how = how or HowToRun.from_json(json.loads(row["how"]))
+            change(
+                connection,
+                id,
+                request=json.dumps(request.to_json()),
+                how=json.dumps(how.to_json()),
+                device=how.device,
+                title=row["title"] if title is None else clean_title(title, request.prompt),
+            )
+            return job_of(find_row(connection, id, None))
+
+    def cancel(self, id: str, owner: str | None = None) -> Job:
+        """Stop a job and keep what it has made. A running one stops after its step.
+
+        Cancelling what is cancelled already changes nothing.
+
+        Raises:
+            JobStateError: it is done or has failed.
+            UnknownJobError.
+        """
+        with self.database.writing() as connection:
+            row = find_row(connection, id, owner)
+            state = JobState(row["state"])
+            if state.waits:
+                change(
+                    connection,
+                    id,
+                    state=JobState.CANCELLED,
+                    finished_at=time.time(),
+                    error_code=None,
+                    error=None,
+                )
+            elif state is JobState.RUNNING:
+                if not row["cancelling"]:
+                    change(connection, id, cancelling=1)
+            elif state is not JobState.CANCELLED:
+                raise JobStateError(f"this job is {state.value}; there is nothing to cancel")
+            return job_of(find_row(connection, id, None))
+
+    def resume(self, id: str, owner: str | None = None) -> Job:
+        """Queue a cancelled or failed job again; it goes on from where it stopped.
+
+        On a waiting or running job it takes a cancellation back, or changes nothing.
+
+        Raises:
+            JobStateError: it is done.
+            UnknownJobError, LimitError.
+        """
+        with self.database.writing() as connection:
+            row = find_row(connection, id, owner)
+            state = JobState(row["state"])
+            if state is JobState.DONE:
+                raise JobStateError("this job is done; duplicate it to make the video anew")
+            if state is JobState.INTERRUPTED:
+                change(connection, id, not_before=0)
+            elif state is JobState.RUNNING:
+                if row["cancelling"]:
+                    change(connection, id, cancelling=0)
+            elif state is not JobState.QUEUED:
+                self._check_room(connection, row["owner"])
+                self._requeue(connection, id)
+            return job_of(find_row(connection, id, None))
+
+    def delete(self, id: str, owner: str | None = None) -> None:
+        """Remove a job with everything that it has made.
+
+        Raises:
+            JobStateError: it is running; cancel it first.
+            UnknownJobError.
+        """
+        with self.database.writing() as connection:
+            row = find_row(connection, id, owner)
+            if row["state"] == JobState.RUNNING:
+                raise JobStateError("this job is running; cancel it first")
+            bury(connection, row)
+        self.bury_folders()
+
+    def move(self, id: str, before: str | None, owner: str | None = None) -> Job:
+        """Put a waiting job in front of another waiting one, or (None) last.
+
+        With an owner, among that owner's jobs: nobody else's turn comes later for it.
+
+        Raises:
+            JobStateError: one of them does not wait.
+            UnknownJobError.
+        """
+        with self.database.writing() as connection:
+            row = find_row(connection, id, owner)
+            rows = [r for r in _waiting(connection) if owner in (None, r["owner"])]
+            ids = [r["id"] for r in rows]
+            if before is not None:
+                find_row(connection, before, owner)
+            if id not in ids or (before is not None and before not in ids):
+                raise JobStateError("only jobs that wait can change places")
+            if before == id:
+                return job_of(row)
+            places = sorted(r["position"] for r in rows)
+            ids.remove(id)
+            ids.insert(len(ids) if before is None else ids.index(before), id)
+            old = {r["id"]: r["position"] for r in rows}
+            for other, place in zip(ids, places, strict=True):
+                if old[other] != place:
+                    change(connection, other, position=place)
+            return job_of(find_row(connection, id, None))
+
+    # What users see
+
+    def get(self, id: str, owner: str | None = None) -> Job:
+        """One job.
+
+        Raises:
+            UnknownJobError: there is none, or it is another owner's.
+        """
+        with self.database.reading() as connection:
+            return job_of(find_row(connection, id, owner))
+
+    def list(
+        self,
+        *,
+        owner: str | None = None,
+        states: Iterable[JobState] | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        newest_first: bool = True,
+    ) -> list[Job]:
+        """Jobs by when they were added.
+
+        Args:
+            after: the last job of the page before.
+
+        Raises:
+            UnknownJobError: there is no job ``after``.
+        """
+        where, values = ["1"], list[object]()
+        if owner is not None:
+            where.append("owner = ?")
+            values.append(owner)
+        if states is not None:
+            wanted = [str(state) for state in states]
+            where.append(f"state IN ({','.join('?' * len(wanted))})")
+            values += wanted
+        order, sign = ("DESC", "<") if newest_first else ("ASC", ">")
+        with self.database.reading() as connection:
+            if after is not None:
+                where.append(f"serial {sign} ?")
+                values.append(find_row(connection, after, owner)["serial"])
+            rows = connection.execute(
+                f"SELECT * FROM jobs WHERE {' AND '.join(where)} ORDER BY serial {order} LIMIT ?",
+                (*values, max(0, limit)),
+            )
+            return [job_of(row) for row in rows]
+
+    def queue(self, owner: str | None = None) -> list[Job]:
+        """Waiting jobs in the order in which they will be taken."""
+        with self.database.reading() as connection:
+            rows = _waiting(connection)
+            return [job_of(row) for row in rows if owner in (None, row["owner"])]
+
+    def counts(self) -> dict[JobState, int]:
+        """How many jobs are in each state."""
+        with self.database.reading() as connection:
+            rows = connection.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state")
+            found = {JobState(row[0]): int(row[1]) for row in rows}
+        return {state: found.get(state, 0) for state in JobState}
+
+    def events(
+        self,
+        after: int = 0,
+        *,
+        job_id: str | None = None,
+        owner: str | None = None,
+        limit: int = 500,
+    ) -> list[JobEvent]:
+        """What happened since the event ``after``, oldest first.
+
+        Progress that newer progress has overtaken is left out, so whoever was away gets the
+        present state and not the film of it.
+        """
+        where, values = ["number > ?"], list[object]([after])
+        for name, value in (("job_id", job_id), ("owner", owner)):
+            if value is not None:
+                where.append(f"{name} = ?")
+                values.append(value)
+        with self.database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT * FROM events WHERE {' AND '.join(where)} ORDER BY number LIMIT ?",
+                (*values, max(0, limit)),
+            )
+            return [event_of(row) for row in rows]
+
+    def last_event(self) -> int:
+        """Number of the newest event, 0 before there was one."""
+        with self.database.reading() as connection:
+            row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
+            found = row.fetchone()
+            return 0 if found is None else int(found[0])
+
+    def queue_state(self) -> QueueState:
+        """Whether jobs are taken now, and if not why."""
+        disk = self._disk_usage(self.home)
+        reserve = self.limits.reserve(disk.total)
+        if disk.free < reserve:
+            return QueueState(
+                True,
+                f"the disk is nearly full ({disk.free / 1e6:.0f} MB free, {reserve / 1e6:.0f} MB "
+                "are kept free); the queue goes on by itself when there is room",
+            )
+        with self.database.reading() as connection:
+            held = connection.execute(
+                "SELECT error FROM jobs WHERE state = ? AND not_before > ? AND error_code = ?",
+                (JobState.INTERRUPTED, time.time(), "disk_full"),
+            ).fetchone()
+            note = connection.execute("SELECT text FROM notes WHERE name = 'paused'").fetchone()
+        found = held or note
+        return QueueState(found is not None, None if found is None else found[0])
+
+    # Files
+
+    def picture(self, id: str) -> Path:
+        """The start picture, a PNG."""
+        return self.folders.of(id) / "picture.png"
+
+    def end_picture(self, id: str) -> Path | None:
+        """The end picture, a PNG."""
+        return self._file(id, "end_picture.png")
+
+    def video(self, id: str) -> Path | None:
+        """The finished video, an mp4; None before the job is done."""
+        return self._file(id, "video.mp4") if self.get(id).state is JobState.DONE else None
+
+    def so_far(self, id: str) -> Path | None:
+        """The video so far, a playable mp4 that grows with each section; None before the first."""
+        return self._file(id, "session/so_far.mp4", "so_far.mp4")
+
+    def preview(self, id: str) -> Path | None:
+        """The section in the making, an animated WEBP, replaced every few steps."""
+        return self._file(id, "preview.webp")
+
+    def thumbnail(self, id: str) -> Path | None:
+        """The first frame of a finished video, a small WEBP."""
+        return self._file(id, "thumbnail.webp")
+
+    def sheet(self, id: str) -> Path | None:
+        """Frames of a finished video side by side, a JPEG."""
+        return self._file(id, "sheet.jpg")
+
+    def bury_folders(self) -> None:
+        """Remove the folders of deleted jobs; what a kill left over is removed the next time."""
+        with self.database.reading() as connection:
+            graves = [row["id"] for row in connection.execute("SELECT id FROM graves")]
+        for id in graves:
+            with suppress(OSError):
+                self.folders.remove(id)
+        if graves:
+            with self.database.writing(durable=False) as connection:
+                connection.executemany("DELETE FROM graves WHERE id = ?", [(id,) for id in graves])
+
+    def _file(self, id: str, *names: str) -> Path | None:
+        folder = self.folders.of(id)
+        found = (folder / name for name in names)
+        return next((path for path in found if path.is_file()), None)
+
+    def _insert(self, id: str, folder: Path, new: _New, size: tuple[int, int]) -> Job:
+        target = self.folders.of(id)
+        with self.database.writing() as connection:
+            self._check_room(connection, new.owner)
+            last = connection.execute("SELECT COALESCE(MAX(position), 0) FROM jobs").fetchone()[0]
+            values = {
+                "id": id,
+                "owner": new.owner,
+                "state": JobState.QUEUED,
+                "request": json.dumps(new.request.to_json()),
+                "how": json.dumps(new.how.to_json()),
+                "device": new.how.device,
+                "title": clean_title(new.title, new.request.prompt),
+                "position": last + 1.0,
+                "created_at": time.time(),
+                "picture_height": size[0],
+                "picture_width": size[1],
+                "end_picture": int((folder / "end_picture.png").is_file()),
+                "progress": json.dumps(JobProgress().to_json()),
+            }
+            marks = ",".join("?" * len(values))
+            connection.execute(
+                f"INSERT INTO jobs ({','.join(values)}) VALUES ({marks})", tuple(values.values())
+            )
+            change(connection, id, state=JobState.QUEUED)
+            # The folder first: a job that can be seen is whole.
+            folder.rename(target)
+            durable.sync_folder(target.parent)
+            try:
+                return job_of(find_row(connection, id, None))
+            except BaseException:
+                target.rename(folder)
+                raise
+
+    def _requeue(self, connection: sqlite3.Connection, id: str) -> None:
+        last = connection.execute("SELECT COALESCE(MAX(position), 0) FROM jobs").fetchone()[0]
+        change(
+            connection,
+            id,
+            state=JobState.QUEUED,
+            position=last + 1.0,
+            finished_at=None,
+            error_code=None,
+            error=None,
+            cancelling=0,
+            crashes=0,
+            restarts=0,
+            holds=0,
+            not_before=0,
+        )
+
+    def _check_room(self, connection: sqlite3.Connection, owner: str) -> None:
+        marks = ",".join("?" * len(ACTIVE))
+        row = connection.execute(
+            f"SELECT COUNT(*), COALESCE(SUM(owner = ?), 0) FROM jobs WHERE state IN ({marks})",
+            (owner, *ACTIVE),
+        ).fetchone()
+        self.limits.check_room(int(row[0]), int(row[1]), owner)
+
+    def _check_disk(self) -> None:
+        disk = self._disk_usage(self.home)
+        if disk.free < self.limits.reserve(disk.total) // 2:
+            raise LimitError("disk_full", "the server's disk is full; try again when there is room")
+
+
+def clean_title(title: str, prompt: str = "") -> str:
+    """A short line of printable text, from a file name or whatever else; the prompt without one."""
+    name = re.split(r"[/\\]", title)[-1] if title else prompt
+    line = "".join(c if c.isprintable() else " " for c in name.encode("utf-8", "replace").decode())
+    return " ".join(line.split())[:_LONGEST_TITLE].strip() or "video"
+
+
+def _waiting(connection: sqlite3.Connection) -> list[sqlite3.Row]:
+    """Waiting jobs as they will be taken: what was interrupted goes on first."""
+    return connection.execute(
+        "SELECT * FROM jobs WHERE state IN (?, ?) ORDER BY state = ? DESC, position",
+        (*WAITING, JobState.INTERRUPTED),
+    ).fetchall()
