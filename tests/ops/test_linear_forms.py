@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from recurvid.errors import ComponentError
+from recurvid.ops.linear import pieces
 from recurvid.ops.linear.forms import FORMS, convert, form_named, size_of
 from recurvid.ops.linear.layers import EightBitLinear, several
 from recurvid.ops.linear.rounding import (
@@ -177,3 +178,25 @@ def test_old_cards_are_sent_to_int8(monkeypatch):
     with pytest.raises(ComponentError, match=r"needs compute capability 8.9, this card has 8.6"):
         form_named("fp8", torch.device("cuda"))
     assert form_named("int8", torch.device("cuda")) is FORMS["int8"]
+
+
+@pytest.mark.parametrize("name", ["int8", "fp8", "int8-weights"])
+def test_in_pieces_to_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Neither rounding nor products depend on how many rows are worked on at once."""
+    x = torch.randn(3, 211, 48)
+    whole = FORMS[name].make(linear(48, 40))
+    expected = whole(x)
+    monkeypatch.setattr(pieces, "CACHE", 48 * 50)
+    monkeypatch.setattr(pieces, "CARD", 48 * 90)
+    assert len(pieces.pieces(633, 48)) == 8
+    in_parts = FORMS[name].make(linear(48, 40))
+    assert in_parts.weight.equal(whole.weight)
+    assert in_parts(x).equal(expected)
+
+
+def test_pieces_cover_everything_once():
+    for rows, width, most in ((1, 9, 4), (7, 10, 20), (100, 3, 50), (0, 5, 5), (64, 1, 64)):
+        parts = pieces.pieces(rows, width, most)
+        assert [i for part in parts for i in range(rows)[part]] == list(range(rows))
+        lengths = [part.stop - part.start for part in parts]
+        assert max(lengths) - min(lengths) <= 1

@@ -229,11 +229,17 @@ class SingleBlock(nn.Module):
         else:
             *qkv, hidden = several(y, attn.to_q, attn.to_k, attn.to_v, self.proj_mlp)
             q, k, v = attn.normed(*qkv)
+            del qkv
             hidden = hidden if in_one else F.gelu(hidden, approximate="tanh")
+        # What is done with is let go at once: here is where a step needs the most memory.
+        del y
         q, k = apply_rope(q, shared.rope), apply_rope(k, shared.rope)
         attended = shared.attention(q, k, v, shared.mask).flatten(2)
+        del q, k, v
         if in_one:
             return gated(x, gate, after_gelu(self.proj_out, hidden, attended))
         if self.fused:
             return gated(x, gate, linear_of_two(self.proj_out, attended, hidden))
-        return gated(x, gate, self.proj_out(torch.cat([attended, hidden], dim=-1)))
+        joined = torch.cat([attended, hidden], dim=-1)
+        del attended, hidden
+        return gated(x, gate, self.proj_out(joined))

@@ -248,6 +248,7 @@ class PackedDiT(nn.Module):
             image, text = block(image, text, shared, vectors.double[i] if vectors else None)
             yield image
         x = torch.cat([image, text], dim=1)
+        del image, text
         for i, block in enumerate(self.single_transformer_blocks):
             x = block(x, shared, vectors.single[i] if vectors else None)
             yield x[:, :n]

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recurvid.ops.linear.products import fp8_product, int8_product
+from recurvid.ops.linear.pieces import pieces
+from recurvid.ops.linear.products import WITH_WIDE_SUMS, fp8_product, int8_product
 from recurvid.ops.linear.rounding import from_codebook, to_codebook, to_e4m3, to_int8
 
 Round = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -48,8 +49,17 @@ class EightBitLinear(nn.Module):
 
     def of_codes(self, codes: Tensor, x_scale: Tensor, x: Tensor) -> Tensor:
         """The same where the rows of x have been rounded already."""
-        y = self.product(codes, x_scale, self.weight, self.scale, self.bias)
-        return y.to(x.dtype).unflatten(0, x.shape[:-1])
+        return self._product(codes, x_scale, x.dtype).unflatten(0, x.shape[:-1])
+
+    def _product(self, codes: Tensor, x_scale: Tensor, dtype: torch.dtype) -> Tensor:
+        """(m, out_features) of codes (m, in_features), a piece at a time where sums are float32."""
+        weight, scale, bias = self.weight, self.scale, self.bias
+        if torch.compiler.is_compiling() or self.product not in WITH_WIDE_SUMS:
+            return self.product(codes, x_scale, weight, scale, bias).to(dtype)
+        out = torch.empty(len(codes), self.out_features, dtype=dtype, device=codes.device)
+        for part in pieces(*out.shape):
+            out[part] = self.product(codes[part], x_scale[part], weight, scale, bias)
+        return out
 
 
 class Int8Storage(nn.Module):
@@ -69,7 +79,9 @@ class Int8Storage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features), in the dtype of x."""
-        weight = (self.weight.float() * self.scale).to(x.dtype)
+        weight = torch.empty_like(self.weight, dtype=x.dtype)
+        for part in pieces(*weight.shape):
+            weight[part] = self.weight[part].float() * self.scale[part]
         return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
 
 

@@ -65,6 +65,10 @@ def fp8_product(
     return _finished(sums.float(), x_scale, scale, bias)
 
 
+#: Products whose sums are written as 32-bit numbers before they are rounded to the result.
+WITH_WIDE_SUMS = (plain_product, int8_product, fp8_product)
+
+
 def fits(x: Tensor, weight: Tensor, multiple: int) -> bool:
     """Whether the units' own product takes these shapes."""
     n, k = weight.shape

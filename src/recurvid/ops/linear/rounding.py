@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recurvid.ops.linear.pieces import rounded_in_pieces
+
 INT8_MAX = 127.0
 E4M3 = torch.float8_e4m3fn
 E4M3_MAX = 448.0
@@ -40,6 +42,10 @@ INT4 = tuple(i / 7 for i in range(-7, 8))
 
 def to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (..., k) to int8 of that shape and one fp32 scale a row, (..., 1)."""
+    return rounded_in_pieces(x, _to_int8, torch.int8)
+
+
+def _to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.float()
     scale = x.abs().amax(dim=-1, keepdim=True).clamp_min(TINY) * (1 / INT8_MAX)
     return (x * (1 / scale)).round().clamp(-INT8_MAX, INT8_MAX).to(torch.int8), scale
@@ -47,6 +53,10 @@ def to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def to_e4m3(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (..., k) to fp8 of that shape and one fp32 scale a row, (..., 1)."""
+    return rounded_in_pieces(x, _to_e4m3, E4M3)
+
+
+def _to_e4m3(x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.float()
     scale = x.abs().amax(dim=-1, keepdim=True).clamp_min(TINY) * (1 / E4M3_MAX)
     return (x * (1 / scale)).clamp(-E4M3_MAX, E4M3_MAX).to(E4M3), scale
