@@ -10,7 +10,7 @@
     conditioning.safetensors  embeddings and the latents of the given pictures
     sections/0007.safetensors latents of the eighth section
     video/0007.000000-000036.mp4   frames 0 to 35, which became final with the eighth section
-    so_far.mp4                the video so far, one file
+    so_far.mp4                the video so far, one file; so_far.json: which segments it holds
     finished.json             written last
 
 Each file is written beside, synced and renamed, so a file that is there is whole. Nothing here

@@ -19,9 +19,9 @@ from recurvid.generation.finished import (
     stamp,
     stands,
 )
-from recurvid.generation.journal import Journal
+from recurvid.generation.journal import Journal, Segment
+from recurvid.generation.so_far import join_so_far
 from recurvid.generation.video_plan import VideoPlan
-from recurvid.video.assembly import concatenate
 from recurvid.video.buckets import center_crop_resize
 from recurvid.video.destination import Destination, check_output, destination
 from recurvid.video.encoders import VideoSettings
@@ -65,9 +65,9 @@ class Result:
         Frames beyond the end of the result stand in while there are no others (the first section
         of the inverted order may make nothing else), and before them the start picture.
         """
-        paths = self._kept() or [segment.path for segment in self._journal.segments()]
-        if paths:
-            return concatenate(paths, self.so_far)
+        segments = self._kept() or self._journal.segments()
+        if segments:
+            return join_so_far(segments, self.so_far)
         picture = load_picture(self._journal.picture)
         still = center_crop_resize(picture, self._plan.height, self._plan.width)
         with SegmentWriter(self.so_far, self.segment_settings) as writer:
@@ -157,12 +157,12 @@ class Result:
         self._journal.write_json(WRITING, mark)
 
     def _finish(self, place: Destination) -> None:
-        finish(self._kept(), place, self._settings, metadata=self._metadata())
+        paths = [segment.path for segment in self._kept()]
+        finish(paths, place, self._settings, metadata=self._metadata())
 
-    def _kept(self) -> list[Path]:
+    def _kept(self) -> list[Segment]:
         """Segments of the result in timeline order."""
-        segments = self._journal.segments()
-        return [s.path for s in segments if s.frames.stop <= self._plan.frames]
+        return [s for s in self._journal.segments() if s.frames.stop <= self._plan.frames]
 
     def _metadata(self) -> dict[str, Any] | None:
         """What is embedded: the request with every default filled in. No paths."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +19,20 @@ if TYPE_CHECKING:
 _AGAIN = "delete it and resume: it is made again"
 
 
+@dataclass(frozen=True)
+class Part:
+    """What is taken of a file.
+
+    Attributes:
+        packets: which; the first has to be a key frame. None for all.
+    """
+
+    path: Path
+    packets: range | None = None
+
+
 def concatenate(
-    segments: Sequence[Path], out: Path, *, metadata: Mapping[str, Any] | None = None
+    segments: Sequence[Path | Part], out: Path, *, metadata: Mapping[str, Any] | None = None
 ) -> int:
     """Join segments of one :class:`VideoSettings` and size, in the order given, into one mp4.
 
@@ -26,8 +40,9 @@ def concatenate(
     segments. The file is written beside ``out``, synced and renamed.
 
     Args:
-        segments: files of :class:`recurvid.video.writer.SegmentWriter`, in timeline order.
-        out: the mp4 to write; replaced when it stands.
+        segments: files of :class:`recurvid.video.writer.SegmentWriter`, or parts of them or of
+            files made here, in timeline order.
+        out: the mp4 to write; replaced when it stands. It may be one of the segments.
         metadata: a JSON object to embed, or None.
 
     Returns:
@@ -40,7 +55,8 @@ def concatenate(
     import av
     from av.error import FFmpegError
 
-    if not segments:
+    parts = [part if isinstance(part, Part) else Part(part) for part in segments]
+    if not parts:
         raise ValueError("no segments to join")
     try:
         with (
@@ -49,34 +65,36 @@ def concatenate(
         ):
             if metadata is not None:
                 target.metadata["comment"] = embedded(metadata)
-            return _copy(segments, target)
+            return _copy(parts, target)
     except (FFmpegError, OSError) as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
 
 
-def _copy(segments: Sequence[Path], target: OutputContainer) -> int:
+def _copy(parts: Sequence[Part], target: OutputContainer) -> int:
     frames, stream, first = 0, None, None
-    for segment in segments:
-        with _open_segment(segment) as source:
+    for part in parts:
+        with _open_segment(part.path) as source:
             template: Any = source.streams.video[0]
             if stream is None or first is None:
                 first = _parameters(template)
                 stream = target.add_stream_from_template(template)
             elif _parameters(template) != first:
                 raise SessionError(
-                    f"{segment} was encoded differently from {segments[0]}: "
+                    f"{part.path} was encoded differently from {parts[0].path}: "
                     "remove the session's video folder and resume"
                 )
+            wanted = range(template.frames) if part.packets is None else part.packets
+            stop = None if part.packets is None else wanted.stop
             step, before = 1 / template.average_rate, frames
-            for packet in _packets(segment, source, template):
+            for packet in islice(_packets(part.path, source, template), wanted.start, stop):
                 packet.stream = stream
                 packet.time_base = step
                 packet.pts = packet.dts = frames
                 packet.duration = 1
                 target.mux(packet)
                 frames += 1
-            if frames - before < template.frames:
-                raise SessionError(f"segment {segment} ends too early; {_AGAIN}")
+            if frames - before < len(wanted):
+                raise SessionError(f"segment {part.path} ends too early; {_AGAIN}")
     return frames
 
 
