@@ -78,11 +78,14 @@ class HowToRun:
             value = getattr(self, name)
             if not isinstance(value, str) or not 0 < len(value) <= 40 or not value.isprintable():
                 raise InputError(f"{name}: {str(value)[:40]!r} is not a name")
-        number = self.vram
-        if number is not None and not (
-            isinstance(number, int | float) and math.isfinite(number) and number > 0
+        given: dict[str, Any] = vars(self)
+        vram, compiled = given["vram"], given["compiled"]
+        if vram is not None and not (
+            type(vram) in (int, float) and math.isfinite(vram) and vram > 0
         ):
-            raise InputError(f"vram: {str(number)[:40]!r} is not a positive number of GiB")
+            raise InputError(f"vram: {str(vram)[:40]!r} is not a positive number of GiB")
+        if not isinstance(compiled, bool):
+            raise InputError(f"compiled: {str(compiled)[:40]!r} is neither true nor false")
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -363,14 +363,8 @@ class JobStore:
 
     def queue_state(self) -> QueueState:
         """Whether jobs are taken now, and if not why."""
-        disk = self._disk_usage(self.home)
-        reserve = self.limits.reserve(disk.total)
-        if disk.free < reserve:
-            return QueueState(
-                True,
-                f"the disk is nearly full ({disk.free / 1e6:.0f} MB free, {reserve / 1e6:.0f} MB "
-                "are kept free); the queue goes on by itself when there is room",
-            )
+        if (short := self.short_of_disk()) is not None:
+            return QueueState(True, short)
         with self.database.reading() as connection:
             held = connection.execute(
                 "SELECT error FROM jobs WHERE state = ? AND not_before > ? AND error_code = ?",
@@ -379,6 +373,22 @@ class JobStore:
             note = connection.execute("SELECT text FROM notes WHERE name = 'paused'").fetchone()
         found = held or note
         return QueueState(found is not None, None if found is None else found[0])
+
+    def short_of_disk(self) -> str | None:
+        """Why no job is begun: less is free than is kept free. None when there is room."""
+        disk = self._disk_usage(self.home)
+        reserve = self.limits.reserve(disk.total)
+        if disk.free >= reserve:
+            return None
+        return (
+            f"the disk is nearly full ({disk.free / 1e6:.0f} MB free, {reserve / 1e6:.0f} MB "
+            "are kept free); the queue goes on by itself when there is room"
+        )
+
+    def out_of_disk(self) -> bool:
+        """Whether even a running job should stop: most of what is kept free is used up."""
+        disk = self._disk_usage(self.home)
+        return disk.free < self.limits.reserve(disk.total) // 4
 
     # Files
 

@@ -1,0 +1,275 @@
+"""Claims: how workers take jobs and write to them. The other half of the store.
+
+A claim carries a token. Every write names it, and a worker whose job was given to another since
+(because it was taken for dead) changes nothing any more.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from recurvid.errors import StaleClaimError
+from recurvid.jobs.rows import change, job_of, record
+from recurvid.jobs.slots import held
+from recurvid.jobs.states import Job, JobPlan, JobProgress, JobState
+from recurvid.jobs.store import JobStore
+
+DISK_FULL = "disk_full"
+_LONGEST_HOLD = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that a worker has taken.
+
+    Attributes:
+        token: without which nothing is written.
+    """
+
+    job: Job
+    token: str
+
+    @property
+    def id(self) -> str:
+        """Of the job."""
+        return self.job.id
+
+
+class Claims:
+    """The worker's side of a store."""
+
+    def __init__(self, store: JobStore):
+        self.store = store
+        self._database = store.database
+
+    def take(self, slot: str, device: str = "auto", served: Iterable[str] = ()) -> Claim | None:
+        """The next job for a worker, if there is one and there is room on the disk.
+
+        The worker must hold the slot's lock for as long as it has the claim.
+
+        Args:
+            device: of the worker. It takes jobs that leave the device open or name this one.
+            served: devices of all workers; a job for none of them is taken by anyone, and fails
+                with the reason that there is no such device here.
+        """
+        if self.store.short_of_disk():
+            return None
+        where, values = _fits(device, served)
+        query = (
+            f"SELECT * FROM jobs WHERE state IN (?, ?) AND not_before <= ? AND {where} "
+            "ORDER BY state = ? DESC, position LIMIT 1"
+        )
+        arguments = (JobState.INTERRUPTED, JobState.QUEUED, time.time(), *values)
+        with self._database.reading() as connection:
+            if connection.execute(query, (*arguments, JobState.INTERRUPTED)).fetchone() is None:
+                return None
+        with self._database.writing() as connection:
+            row = connection.execute(query, (*arguments, JobState.INTERRUPTED)).fetchone()
+            if row is None:
+                return None
+            token = secrets.token_hex(16)
+            change(
+                connection,
+                row["id"],
+                state=JobState.RUNNING,
+                slot=slot,
+                token=token,
+                attempts=row["attempts"] + 1,
+                restarts=row["restarts"] + 1,
+                started_at=row["started_at"] or time.time(),
+                finished_at=None,
+                cancelling=0,
+                error_code=None,
+                error=None,
+            )
+            return Claim(job_of(_own(connection, row["id"], token)), token)
+
+    def planned(self, claim: Claim, plan: JobPlan) -> None:
+        """Keep what will be made."""
+        with self._database.writing(durable=False) as connection:
+            row = _own(connection, claim.id, claim.token)
+            values = plan.to_json()
+            connection.execute(
+                "UPDATE jobs SET plan = ?, revision = revision + 1 WHERE id = ?",
+                (json.dumps(values), claim.id),
+            )
+            record(connection, claim.id, row["owner"], "planned", values)
+
+    def progress(
+        self, claim: Claim, progress: JobProgress, kind: str = "progress", **data: Any
+    ) -> bool:
+        """Keep how far a job is, and leave an event.
+
+        Args:
+            kind: "progress", or "preview" or "section" with ``data`` of their own beside it.
+
+        Returns:
+            Whether the job should stop.
+        """
+        finished = kind == "section"
+        with self._database.writing(durable=False) as connection:
+            row = _own(connection, claim.id, claim.token)
+            reset = ", crashes = 0, restarts = 0, holds = 0" if finished else ""
+            connection.execute(
+                f"UPDATE jobs SET progress = ?, revision = revision + 1{reset} WHERE id = ?",
+                (json.dumps(progress.to_json()), claim.id),
+            )
+            record(connection, claim.id, row["owner"], "progress", progress.to_json())
+            if kind != "progress":
+                record(connection, claim.id, row["owner"], kind, data)
+            return bool(row["cancelling"])
+
+    def done(self, claim: Claim, progress: JobProgress) -> None:
+        """The video is there. Asked to stop meanwhile, it is there all the same."""
+        with self._database.writing() as connection:
+            row = _own(connection, claim.id, claim.token)
+            text = json.dumps(progress.to_json())
+            connection.execute("UPDATE jobs SET progress = ? WHERE id = ?", (text, claim.id))
+            record(connection, claim.id, row["owner"], "progress", progress.to_json())
+            _end(connection, claim.id, JobState.DONE)
+            record(connection, claim.id, row["owner"], "finished", {"frames": progress.frames})
+
+    def failed(self, claim: Claim, code: str, text: str) -> None:
+        """It cannot be done; a user who asked to stop gets just that."""
+        with self._database.writing() as connection:
+            row = _own(connection, claim.id, claim.token)
+            if row["cancelling"]:
+                _end(connection, claim.id, JobState.CANCELLED)
+            else:
+                _end(connection, claim.id, JobState.FAILED, error_code=code, error=text)
+
+    def stopped(self, claim: Claim) -> None:
+        """The worker leaves: cancelled where its user asked for it, else it goes on later."""
+        with self._database.writing() as connection:
+            row = _own(connection, claim.id, claim.token)
+            if row["cancelling"]:
+                _end(connection, claim.id, JobState.CANCELLED)
+            else:
+                _leave(connection, claim.id, restarts=max(0, row["restarts"] - 1))
+
+    def held_back(self, claim: Claim) -> None:
+        """The disk is full: it waits, longer each time, and goes on when there is room."""
+        with self._database.writing() as connection:
+            row = _own(connection, claim.id, claim.token)
+            if row["cancelling"]:
+                _end(connection, claim.id, JobState.CANCELLED)
+                return
+            _leave(
+                connection,
+                claim.id,
+                restarts=max(0, row["restarts"] - 1),
+                holds=row["holds"] + 1,
+                not_before=time.time() + min(_LONGEST_HOLD, 2.0 ** min(row["holds"] + 1, 10)),
+                error_code=DISK_FULL,
+                error="the disk is full; the job goes on by itself when there is room",
+            )
+
+    def recover(self, slot: str, crash: str | None = None) -> list[str]:
+        """Take back the jobs of a dead worker. Only while its slot's lock is held.
+
+        Args:
+            crash: how its process ended by a fault of its own; None where it was stopped, or
+                nobody knows.
+
+        Returns:
+            The ids of its jobs.
+        """
+        with self._database.reading() as connection:
+            if not _running_in(connection, slot):
+                return []
+        with self._database.writing() as connection:
+            rows = _running_in(connection, slot)
+            for row in rows:
+                self._take_back(connection, row, crash)
+        return [row["id"] for row in rows]
+
+    def recover_all(self) -> list[str]:
+        """Take back the jobs of every worker that is dead, whatever slot it had."""
+        with self._database.reading() as connection:
+            query = "SELECT DISTINCT slot FROM jobs WHERE state = ?"
+            slots = [row["slot"] for row in connection.execute(query, (JobState.RUNNING,))]
+        found: list[str] = []
+        for slot in slots:
+            with held(self.store.home, slot) as ours:
+                if ours:
+                    found += self.recover(slot)
+        return found
+
+    def note_pause(self, text: str | None) -> None:
+        """Say in the queue's state why nothing is taken (None: nothing is in the way)."""
+        with suppress(sqlite3.OperationalError), self._database.writing(durable=False) as writing:
+            if text is None:
+                writing.execute("DELETE FROM notes WHERE name = 'paused'")
+            else:
+                writing.execute("INSERT OR REPLACE INTO notes VALUES ('paused', ?)", (text,))
+
+    def _take_back(
+        self, connection: sqlite3.Connection, row: sqlite3.Row, crash: str | None
+    ) -> None:
+        limits, id = self.store.limits, row["id"]
+        crashes = row["crashes"] + (crash is not None)
+        logger.warning("job %s: its worker is gone (%s)", id, crash or "stopped")
+        if row["cancelling"]:
+            _end(connection, id, JobState.CANCELLED)
+        elif crashes >= max(1, limits.crashes):
+            text = (
+                f"the model's process ended {crashes} times without finishing a section "
+                f"(last: {crash}); resume tries again"
+            )
+            _end(connection, id, JobState.FAILED, error_code="worker_crashed", error=text)
+        elif row["restarts"] >= max(1, limits.restarts):
+            text = (
+                f"it was interrupted {row['restarts']} times without finishing a section; "
+                "resume tries again"
+            )
+            _end(connection, id, JobState.FAILED, error_code="worker_crashed", error=text)
+        else:
+            _leave(connection, id, crashes=crashes)
+
+
+def _fits(device: str, served: Iterable[str]) -> tuple[str, list[str]]:
+    """SQL for the jobs that a worker of ``device`` may take."""
+    names = {*served, device}
+    if "auto" in names:
+        return "1", []
+    mine = ["auto", device, device.split(":")[0]]
+    known = sorted({"auto", *names, *(name.split(":")[0] for name in names)})
+    return (
+        f"(device IN ({','.join('?' * len(mine))}) "
+        f"OR device NOT IN ({','.join('?' * len(known))}))",
+        [*mine, *known],
+    )
+
+
+def _own(connection: sqlite3.Connection, id: str, token: str) -> sqlite3.Row:
+    row = connection.execute(
+        "SELECT * FROM jobs WHERE id = ? AND token = ? AND state = ?",
+        (id, token, JobState.RUNNING),
+    ).fetchone()
+    if row is None:
+        raise StaleClaimError(f"the job {id} belongs to another worker by now")
+    return row
+
+
+def _running_in(connection: sqlite3.Connection, slot: str) -> list[sqlite3.Row]:
+    query = "SELECT * FROM jobs WHERE state = ? AND slot = ?"
+    return connection.execute(query, (JobState.RUNNING, slot)).fetchall()
+
+
+def _end(connection: sqlite3.Connection, id: str, state: JobState, **columns: Any) -> None:
+    ended = {"state": state, "finished_at": time.time(), "cancelling": 0}
+    change(connection, id, **ended, slot=None, token=None, **columns)
+
+
+def _leave(connection: sqlite3.Connection, id: str, **columns: Any) -> None:
+    change(connection, id, state=JobState.INTERRUPTED, slot=None, token=None, **columns)
