@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from recurvid.checkpoints.checkpoint import Checkpoint, some, source_name
 from recurvid.checkpoints.dialects import FRAMEPACK
@@ -68,39 +67,51 @@ def load_backbone(
         CheckpointError: one line naming file and tensor: damaged, of another architecture, or of
             another size.
     """
+    checkpoint, config = native(source, config)
+    model = skeleton(config, source_name(checkpoint))
+    state = {n: checkpoint.tensor(n).to(device=device, dtype=dtype) for n in model.state_dict()}
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def native(
+    source: Checkpoint | str | Path, config: PackedDiTConfig | None = None
+) -> tuple[Checkpoint, PackedDiTConfig]:
+    """A checkpoint under native names that fills exactly the model of its configuration.
+
+    Only headers are read.
+
+    Raises:
+        CheckpointError: see :func:`load_backbone`.
+    """
     checkpoint = open_checkpoint(source) if isinstance(source, str | Path) else source
     checkpoint = _unprefixed(dequantized(checkpoint))
     _refuse_foreign(checkpoint)
     config = config or find_config(checkpoint)
     _check_depth(checkpoint, config)
-    model = _skeleton(config, source_name(checkpoint))
+    model = skeleton(config, source_name(checkpoint))
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     checkpoint = FRAMEPACK.apply(checkpoint, expected)
-    state = {name: _placed(checkpoint, name, dtype, device) for name in expected}
-    model.load_state_dict(state, strict=True, assign=True)
-    return model.eval().requires_grad_(False)
+    for name in expected:
+        if not checkpoint.dtype(name).is_floating_point:
+            kind = str(checkpoint.dtype(name)).removeprefix("torch.")
+            where = checkpoint.file_of(name)
+            raise CheckpointError(f"{where}: tensor {name} holds {kind}, not weights")
+    return checkpoint, config
 
 
-def _skeleton(config: PackedDiTConfig, where: str) -> PackedDiT:
-    """The model without memory behind its parameters."""
+def skeleton(config: PackedDiTConfig, where: str) -> PackedDiT:
+    """The model without memory behind its parameters.
+
+    Raises:
+        CheckpointError: the configuration makes no model; ``where`` it stood.
+    """
     try:
         with torch.device("meta"):
             return PackedDiT(config)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         reason = str(error).splitlines()[0][:160]
         raise CheckpointError(f"{where}: its configuration makes no model ({reason})") from error
-
-
-def _placed(
-    checkpoint: Checkpoint, name: str, dtype: torch.dtype, device: torch.device | str
-) -> Tensor:
-    value = checkpoint.tensor(name)
-    if not value.is_floating_point():
-        kind = str(value.dtype).removeprefix("torch.")
-        raise CheckpointError(
-            f"{checkpoint.file_of(name)}: tensor {name} holds {kind}, not weights"
-        )
-    return value.to(device=device, dtype=dtype)
 
 
 def _unprefixed(checkpoint: Checkpoint) -> Checkpoint:
