@@ -21,6 +21,7 @@ from recurvid.cli.models import app as models
 from recurvid.cli.output import Output
 from recurvid.cli.resume import resume
 from recurvid.cli.selfcheck import selfcheck
+from recurvid.cli.serve import serve
 from recurvid.cli.stopping import Stopped
 from recurvid.cli.tables import printable
 from recurvid.errors import OutputError, RecurVidError
@@ -46,6 +47,7 @@ app.command()(resume)
 app.command()(info)
 app.command()(doctor)
 app.command()(selfcheck)
+app.command()(serve)
 app.add_typer(models, name="models")
 
 

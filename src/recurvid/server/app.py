@@ -21,6 +21,8 @@ from recurvid.server.service import Service
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _FORM_BYTES = 1_000_000
+# Newer releases of FastAPI can send traces to wherever the environment says.
+_NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 _UPLOAD_PATHS = ("/v1/videos", "/api/jobs")
 
 
@@ -39,6 +41,7 @@ def create_app(service: Service, gate: Gate) -> ASGIApp:
         openapi_url=None,
         lifespan=_lifespan,
         redirect_slashes=False,
+        telemetry=_NO_TELEMETRY,
     )
     app.state.service = service
     app.state.metrics = Metrics(service)

@@ -7,6 +7,7 @@ import logging
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -14,6 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from starlette.concurrency import run_in_threadpool
 
+from recurvid.errors import UnknownJobError
 from recurvid.jobs.states import JobEvent, JobState
 from recurvid.server.service import Service
 
@@ -113,13 +115,15 @@ class Metrics:
     def _count_result(self, id: str, state: str) -> None:
         self._frames_of.pop(id, None)
         if state == "done":
-            found = self.service.store.list(states=[JobState.DONE], limit=200)
-            self._seconds.inc(sum(job.seconds or 0.0 for job in found if job.id == id))
+            with suppress(UnknownJobError):  # deleted meanwhile
+                self._seconds.inc(self.service.store.get(id).seconds or 0.0)
 
     def _count_progress(self, event: JobEvent) -> None:
         data, id = event.data, event.job_id
         frames = int(data["frames"])
-        before = self._frames_of.get(id, frames)
+        before = self._frames_of.get(id)
+        if before is None:
+            before = self._frames_before(id, frames)
         self._frames.inc(max(0, frames - before))
         self._frames_of[id] = frames
         if data["phase"] != "denoise":
@@ -135,6 +139,13 @@ class Metrics:
         if 0 < lasted < _LONGEST_STEP:
             for _ in range(min(steps, 1000)):
                 self._step_time.observe(lasted / steps)
+
+    def _frames_before(self, id: str, frames: int) -> int:
+        """Frames of a job that is seen for the first time: made earlier only if it was begun."""
+        with suppress(UnknownJobError):
+            if self.service.store.get(id).attempts == 1:
+                return 0
+        return frames
 
 
 def _disk_free(home: Path) -> float:

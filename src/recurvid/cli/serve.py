@@ -1,0 +1,113 @@
+"""``recurvid serve``: the API, and the workers that make its videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recurvid.cli.options import DEVICES, JsonOption, path
+from recurvid.cli.output import Output
+from recurvid.errors import ComponentError, OutputError
+from recurvid.settings import settings
+
+if TYPE_CHECKING:
+    from recurvid.jobs.store import JobStore
+
+DEFAULT_PORT = 7861
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on (default: loopback).")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(min=0, max=65535, help=f"Port; 0 takes a free one (default: {DEFAULT_PORT})."),
+    ] = DEFAULT_PORT,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Device of a worker: {DEVICES}. Give it again for a second one."),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            metavar="FILE",
+            help="Keys, one a line, each with jobs of its own. RECURVID_API_KEY is one more.",
+        ),
+    ] = None,
+    allow_open: Annotated[
+        bool,
+        typer.Option("--allow-open", help="Listen beyond this machine without any key."),
+    ] = False,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            metavar="DIR",
+            help="Where everything is kept (default: RECURVID_HOME, or the cache).",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve the API: OpenAI's /v1/videos, and /api with everything else."""
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ComponentError(f"serve needs {error.name}: pip install 'recurvid[server]'") from None
+    from recurvid.jobs.access import Access, needs_key
+    from recurvid.jobs.supervisor import Supervisor
+    from recurvid.server.app import LOOPBACK_NAMES, create_app, gate_for
+    from recurvid.server.logs import log_to
+    from recurvid.server.service import Service
+    from recurvid.server.serving import address_of, listen
+    from recurvid.server.serving import serve as run
+
+    output = Output(as_json)
+    access = Access.of(settings().api_key, api_key_file)
+    access.refuse_open(host, without_key=allow_open)
+    place = (home or settings().home).expanduser().absolute()
+    store = _open_store(place)
+    log_to()
+    with listen(host, port) as bound:
+        address = address_of(host, bound)
+        devices = tuple(device or [settings().device])
+        with Supervisor(place, devices, store.limits) as supervisor:
+            service = Service(
+                store, lambda: {one.device: one.pid is not None for one in supervisor.workers()}
+            )
+            hosts = None if needs_key(host) else LOOPBACK_NAMES | {host.lower()}
+            app = create_app(service, gate_for(service, access, hosts))
+            run(app, bound, service.stopping, lambda: _announce(output, address, place))
+
+
+def _open_store(home: Path) -> JobStore:
+    """The queue below a folder.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from recurvid.jobs.store import JobStore
+
+    try:
+        return JobStore(home)
+    except OSError as error:
+        raise OutputError(
+            f"home {str(home)!r}: cannot be written ({error.strerror or error}); "
+            "choose another with --home"
+        ) from None
+
+
+def _announce(output: Output, address: str, home: Path) -> None:
+    if output.as_json:
+        output.record({"event": "serving", "address": address, "home": str(home)})
+        return
+    output.result.print(f"RecurVid serves {address}", markup=False)
+    output.result.print(f"  for people: {address}/docs", markup=False)
+    output.result.print(f"  for OpenAI clients: base_url={address}/v1", markup=False)
+    output.result.print("  Ctrl-C ends it; what runs goes on at the next start", markup=False)
