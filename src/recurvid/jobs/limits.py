@@ -39,13 +39,13 @@ class Limits:
     upload_bytes: int = 50 * MB
     pixels: int = 60 * 10**6
     video_pixels: int = 2048 * 2048
-    seconds: float = 120.0
+    seconds: int | float = 120
     frames: int = 7200
     steps: int = 200
     queue_length: int = 1000
     jobs_per_owner: int = 500
     disk_free_bytes: int = 1 * GB
-    keep_sessions_days: float = 7.0
+    keep_sessions_days: int | float = 7
     keep_sessions_bytes: int = 20 * GB
     crashes: int = 3
     restarts: int = 25
@@ -56,10 +56,7 @@ class Limits:
         Raises:
             InputError: naming the limit.
         """
-        for spec in fields(self):
-            value = getattr(self, spec.name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-                raise InputError(f"limit {spec.name}: {str(value)[:40]!r} is not a number from 0")
+        _check(vars(self))
 
     def to_text(self) -> str:
         """As JSON, for the worker's command line."""
@@ -76,6 +73,7 @@ class Limits:
         for name in values:
             if name not in known:
                 raise InputError(f"{str(name)[:60]!r} is no limit; there are {', '.join(known)}")
+        _check(values)
         return Limits(**values)
 
     def reserve(self, disk_bytes: int) -> int:
@@ -144,3 +142,11 @@ class Limits:
                 "too_many_jobs",
                 f"{whose} {own} jobs in the queue; at most {self.jobs_per_owner} at a time",
             )
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    whole = {spec.name for spec in fields(Limits) if spec.type == "int"}
+    for name, value in values.items():
+        number = type(value) is int if name in whole else type(value) in (int, float)
+        if not number or not value >= 0:
+            raise InputError(f"limit {name}: {str(value)[:40]!r} is not a number from 0")

@@ -36,7 +36,8 @@ def held(home: Path, slot: str, role: str = "worker") -> Generator[bool]:
         role: "worker" for who runs its jobs, "supervisor" for who starts that worker.
     """
     folder = home / "workers" / f"{slot}.{role}"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(exist_ok=True, mode=0o700)
     with ExitStack() as stack:
         try:
             stack.enter_context(folder_lock(folder))

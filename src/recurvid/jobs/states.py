@@ -63,7 +63,7 @@ class HowToRun:
 
     device: str = "auto"
     dtype: str = "auto"
-    vram: float | None = None
+    vram: int | float | None = None
     attention: str = "auto"
     weights: str = "auto"
     compiled: bool = False
@@ -74,18 +74,7 @@ class HowToRun:
         Raises:
             InputError: naming the field.
         """
-        for name in ("device", "dtype", "attention", "weights"):
-            value = getattr(self, name)
-            if not isinstance(value, str) or not 0 < len(value) <= 40 or not value.isprintable():
-                raise InputError(f"{name}: {str(value)[:40]!r} is not a name")
-        given: dict[str, Any] = vars(self)
-        vram, compiled = given["vram"], given["compiled"]
-        if vram is not None and not (
-            type(vram) in (int, float) and math.isfinite(vram) and vram > 0
-        ):
-            raise InputError(f"vram: {str(vram)[:40]!r} is not a positive number of GiB")
-        if not isinstance(compiled, bool):
-            raise InputError(f"compiled: {str(compiled)[:40]!r} is neither true nor false")
+        _check_how(vars(self))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -102,7 +91,20 @@ class HowToRun:
         for name in values:
             if name not in known:
                 raise InputError(f"{str(name)[:60]!r} is no choice of how to run")
+        _check_how(values)
         return HowToRun(**values)
+
+
+def _check_how(values: Mapping[str, Any]) -> None:
+    for name in ("device", "dtype", "attention", "weights"):
+        value = values.get(name, "auto")
+        if not isinstance(value, str) or not 0 < len(value) <= 40 or not value.isprintable():
+            raise InputError(f"{name}: {str(value)[:40]!r} is not a name")
+    vram, compiled = values.get("vram"), values.get("compiled", False)
+    if vram is not None and not (type(vram) in (int, float) and 0 < vram < math.inf):
+        raise InputError(f"vram: {str(vram)[:40]!r} is not a positive number of GiB")
+    if not isinstance(compiled, bool):
+        raise InputError(f"compiled: {str(compiled)[:40]!r} is neither true nor false")
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,8 @@ class Supervisor:
     def stop(self) -> None:
         """Let the workers finish their step and leave; after ``grace`` they are killed."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         until = time.monotonic() + self.grace
         for post in self._posts:
             post.terminate()
