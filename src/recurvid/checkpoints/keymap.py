@@ -42,15 +42,18 @@ class Rename:
     Attributes:
         swapped: halves along the first dimension change places (shift and scale of an adaLN that
             two code bases order differently). Its own inverse.
+        ones: how many dimensions of one the foreign tensor has at its end beyond the native one (a
+            convolution of size one where the other code base has a linear layer).
     """
 
     foreign: str
     native: str
     swapped: bool = False
+    ones: int = 0
 
     def reversed(self) -> Rename:
         """The rule in the other direction."""
-        return Rename(self.native, self.foreign, self.swapped)
+        return Rename(self.native, self.foreign, self.swapped, -self.ones)
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ class _Source:
     parts: tuple[int, ...] = (1,)
     part: int | None = None
     swapped: bool = False
+    ones: int = 0
 
 
 class _Compiled:
@@ -192,7 +196,8 @@ class _Compiled:
         if isinstance(rule, Drop):
             return {}
         if isinstance(rule, Rename):
-            return {rule.native.format(**fields): _Source((name,), swapped=rule.swapped)}
+            source = _Source((name,), swapped=rule.swapped, ones=rule.ones)
+            return {rule.native.format(**fields): source}
         if isinstance(rule, Split):
             return {
                 native.format(**fields): _Source((name,), rule.parts, part)
@@ -251,7 +256,8 @@ class _Mapped(CheckpointView):
         first = sum(shape[0] for shape in shapes) if len(shapes) > 1 else None
         if source.part is not None:
             first = shapes[0][0] * source.parts[source.part] // sum(source.parts)
-        return shapes[0] if first is None else (first, *shapes[0][1:])
+        shape = shapes[0] if first is None else (first, *shapes[0][1:])
+        return shape[: len(shape) - source.ones] if source.ones > 0 else shape + (1,) * -source.ones
 
     def dtype(self, name: str) -> torch.dtype:
         """Type of a native tensor."""
@@ -266,6 +272,8 @@ class _Mapped(CheckpointView):
         if len(values) > 1:
             return torch.cat(values)
         (value,) = values
+        if source.ones:
+            value = value.reshape(self.shape(name))
         if source.swapped:
             first, second = value.chunk(2)
             return torch.cat((second, first))
@@ -286,6 +294,10 @@ class _Mapped(CheckpointView):
         where = f"{self.inner.file_of(names[0])}: tensor {_origin(source)}"
         if source.swapped and (not shapes[0] or shapes[0][0] % 2):
             raise CheckpointError(f"{where} {list(shapes[0])} has no two halves for {native}")
+        if source.ones > 0 and shapes[0][-source.ones :] != (1,) * source.ones:
+            raise CheckpointError(
+                f"{where} {list(shapes[0])} does not end in {source.ones} ones for {native}"
+            )
         if source.part is not None and (not shapes[0] or shapes[0][0] % sum(source.parts)):
             raise CheckpointError(
                 f"{where} {list(shapes[0])} does not divide into {list(source.parts)} for {native}"

@@ -211,7 +211,8 @@ def _text_folder(
 
 
 _SHARED = (
-    _model_folder("vae", _HUNYUAN_REPO, 986_000_000, HUNYUAN),
+    _model_folder("vae", _HUNYUAN_REPO, 986_000_000, HUNYUAN,
+                  "hunyuan_video_vae_fp32.safetensors", "hunyuan_video_vae_bf16.safetensors"),
     _model_folder("text_encoder", _HUNYUAN_REPO, 15_010_000_000, LLAMA,
                   "llava_llama3_fp16.safetensors"),
     _text_folder("tokenizer", _HUNYUAN_REPO, 17_300_000, LLAMA, ("tokenizer.json",)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -14,14 +13,13 @@ from recurvid.encoders import PromptEncoder, TextFiles
 from recurvid.encoders.image import load_siglip
 from recurvid.encoders.prompt_cache import PromptCache
 from recurvid.encoders.small import SmallEmbeds, load_small_text_encoder
-from recurvid.errors import CheckpointError
 from recurvid.generation.components import BudgetLoaders, Components, EncodeText, Loaders
 from recurvid.generation.runtime import Runtime, dtype_for, side_dtype
 from recurvid.generation.tuned import attention_for, load_tuned
 from recurvid.latents import LatentGeometry
 from recurvid.models.loading import find_config
 from recurvid.settings import settings
-from recurvid.vae.hunyuan import load_hunyuan
+from recurvid.vae.hunyuan import load_hunyuan, read_geometry
 from recurvid.vae.taehv_file import find_config as find_taehv_config
 from recurvid.vae.taehv_file import load_taehv
 
@@ -105,7 +103,7 @@ def _released(files: ModelFiles, runtime: Runtime) -> Components:
                 codec_on_cpu=lambda: load_hunyuan(files["vae"], dtype=side, spatial_tiling=False),
             ),
         ),
-        geometry=_vae_geometry(files["vae"]),
+        geometry=read_geometry(files["vae"]),
         weights={role: _files_in(path) for role, path in files.paths.items()},
         runtime=runtime,
         dtype=dtype,
@@ -118,19 +116,6 @@ def _tile_in_space(device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     return torch.cuda.get_device_properties(device).total_memory < 40e9
-
-
-def _vae_geometry(folder: Path) -> LatentGeometry:
-    path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text("utf-8"))
-        return LatentGeometry(
-            int(values.get("latent_channels", 16)),
-            int(values.get("temporal_compression_ratio", 4)),
-            int(values.get("spatial_compression_ratio", 8)),
-        )
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a VAE's configuration ({error})") from None
 
 
 def _with_config(path: Path) -> list[Path]:

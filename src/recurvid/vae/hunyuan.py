@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from recurvid.checkpoints.dialects import hunyuan_vae
 from recurvid.checkpoints.formats import open_checkpoint
 from recurvid.checkpoints.keymap import IDENTITY
 from recurvid.errors import CheckpointError
@@ -79,6 +80,17 @@ class HunyuanCodec:
         return tensor.to(device=self.module.device, dtype=self.module.dtype)
 
 
+# The released one's, for a single file, which has no config.json beside it.
+_RELEASED: dict[str, Any] = {
+    "latent_channels": 16,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "scaling_factor": 0.476986,
+    "spatial_compression_ratio": 8,
+    "temporal_compression_ratio": 4,
+}
+
+
 def load_hunyuan(
     folder: Path,
     *,
@@ -86,9 +98,11 @@ def load_hunyuan(
     dtype: torch.dtype = torch.float32,
     spatial_tiling: bool = False,
 ) -> HunyuanCodec:
-    """Load a diffusers VAE folder (config.json and safetensors) from disk; nothing is fetched.
+    """Load the VAE from disk; nothing is fetched.
 
     Args:
+        folder: with config.json and safetensors, as diffusers has it, or a single safetensors file
+            of the released VAE in any of its dialects (see ``checkpoints.dialects``).
         dtype: the original's is float16; keep float32 on a CPU.
         spatial_tiling: tiles of 256 px as well, as the original has below 60 GB of free memory.
 
@@ -108,7 +122,7 @@ def load_hunyuan(
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise CheckpointError(f"{folder / 'config.json'}: makes no VAE ({reason})") from error
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    checkpoint = IDENTITY.apply(checkpoint, expected)
+    checkpoint = IDENTITY.apply(hunyuan_vae(checkpoint), expected)
     state: dict[str, Tensor] = {}
     for name in expected:
         state[name] = checkpoint.tensor(name).to(device=device, dtype=dtype, copy=True)
@@ -121,9 +135,13 @@ def load_hunyuan(
 def read_config(folder: Path) -> dict[str, Any]:
     """The constructor's arguments in ``config.json``, without diffusers' own entries (``_...``).
 
+    A single file has no configuration: it is the released VAE.
+
     Raises:
         CheckpointError: no JSON object, or the configuration of another class.
     """
+    if folder.is_file():
+        return dict(_RELEASED)
     path = folder / "config.json"
     try:
         raw: Any = json.loads(path.read_text("utf-8"))
@@ -140,10 +158,18 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_geometry(folder: Path) -> LatentGeometry:
-    """Strides and channels of a VAE folder, without loading it."""
+    """Strides and channels of a VAE's folder or file, without loading it.
+
+    Raises:
+        CheckpointError: the folder's configuration is missing or another's.
+    """
     config = read_config(folder)
-    return LatentGeometry(
-        channels=int(config.get("latent_channels", 16)),
-        temporal_stride=int(config.get("temporal_compression_ratio", 4)),
-        spatial_stride=int(config.get("spatial_compression_ratio", 8)),
-    )
+    try:
+        return LatentGeometry(
+            channels=int(config.get("latent_channels", 16)),
+            temporal_stride=int(config.get("temporal_compression_ratio", 4)),
+            spatial_stride=int(config.get("spatial_compression_ratio", 8)),
+        )
+    except (ValueError, TypeError) as error:
+        reason = str(error)[:120]
+        raise CheckpointError(f"{folder / 'config.json'}: makes no VAE ({reason})") from None
