@@ -8,10 +8,10 @@ take the place of the one that runs it here: it yields the same reports and leav
 from __future__ import annotations
 
 import importlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from recurvid.errors import InputError
 from recurvid.jobs.states import Job, JobPlan
@@ -68,6 +68,7 @@ class Made:
 Report = Planned | Stepped | Looked | SectionMade | Made
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Makes the video of one job at a time."""
 
@@ -87,12 +88,8 @@ class Executor(Protocol):
         ...
 
 
-class MakeExecutor(Protocol):
-    """Makes the executor of a worker, once; heavy imports happen before this is called."""
-
-    def __call__(self, device: str) -> Executor:
-        """Args: device as the worker was given it, "auto" included."""
-        ...
+MakeExecutor = Callable[[str], Executor]
+"""A worker's device ("auto" included) -> its executor. Called once in a process."""
 
 
 def load_executor(name: str, device: str) -> Executor:

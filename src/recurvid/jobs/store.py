@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from recurvid import durable
 from recurvid.errors import JobStateError, LimitError
@@ -34,6 +34,7 @@ from recurvid.jobs.states import (
 _LONGEST_TITLE = 120
 
 
+@runtime_checkable
 class DiskUsage(Protocol):
     """What ``shutil.disk_usage`` returns."""
 
