@@ -1,8 +1,7 @@
-"""The command that users of the original FramePack type. The page itself is still to come."""
+"""The command that users of the original FramePack type: the page, with the same options."""
 
 import sys
 
-sys.exit(
-    "The page is not there yet; the command line is: "
-    'recurvid generate PICTURE --prompt "..." --seconds 5 --out video.mp4'
-)
+from recurvid.cli.main import run
+
+run(["gui", *sys.argv[1:]])

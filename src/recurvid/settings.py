@@ -4,6 +4,8 @@ RECURVID_HOME    where caches live (default: the platform's cache directory / re
 RECURVID_MODELS  extra folder of model files in the hub's layout, searched before the hub cache
 RECURVID_DEVICE  default of --device (auto)
 RECURVID_API_KEY the key that `serve` and `gui` ask for; one of 8 characters or more
+RECURVID_VISION_URL, RECURVID_VISION_MODEL, RECURVID_VISION_KEY
+                 an OpenAI-compatible endpoint that writes prompts from pictures, for the page
 RECURVID_DEBUG   1: the command line shows where an error was raised
 """
 
@@ -25,6 +27,9 @@ class Settings:
     device: str
     debug: bool = False
     api_key: str | None = field(default=None, repr=False)
+    vision_url: str | None = None
+    vision_model: str = ""
+    vision_key: str | None = field(default=None, repr=False)
 
     @property
     def prompt_cache(self) -> Path:
@@ -58,4 +63,19 @@ def settings() -> Settings:
         device=os.environ.get("RECURVID_DEVICE", "auto"),
         debug=os.environ.get("RECURVID_DEBUG") == "1",
         api_key=os.environ.get("RECURVID_API_KEY") or None,
+        vision_url=os.environ.get("RECURVID_VISION_URL") or None,
+        vision_model=os.environ.get("RECURVID_VISION_MODEL", ""),
+        vision_key=os.environ.get("RECURVID_VISION_KEY") or None,
     )
+
+
+def prepare_gradio(uploads: Path) -> None:
+    """Tell Gradio where uploads go, and that it reports nothing; it reads only the environment.
+
+    Args:
+        uploads: a folder of this process alone. Gradio's own default is shared by all programs
+            of the machine, and a page serves what lies in it.
+    """
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    os.environ["GRADIO_EXAMPLES_CACHE"] = str(uploads / "examples")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -16,6 +16,7 @@ from recurvid import __version__
 from recurvid.cli import exits
 from recurvid.cli.doctor import doctor
 from recurvid.cli.generate import generate
+from recurvid.cli.gui import gui
 from recurvid.cli.info import info
 from recurvid.cli.models import app as models
 from recurvid.cli.output import Output
@@ -46,6 +47,7 @@ app.command()(generate)
 app.command()(resume)
 app.command()(info)
 app.command()(doctor)
+app.command()(gui)
 app.command()(selfcheck)
 app.command()(serve)
 app.add_typer(models, name="models")

@@ -1,0 +1,95 @@
+"""``recurvid gui``: the web page."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recurvid.cli.options import DEVICES, QuietOption, path
+from recurvid.cli.output import Output
+from recurvid.errors import ComponentError
+from recurvid.settings import settings
+
+LOOPBACK = "127.0.0.1"
+
+
+def gui(
+    host: Annotated[
+        str,
+        typer.Option(
+            "--server",
+            "--host",
+            metavar="NAME",
+            help="Address to listen on; anything but this machine itself needs a key.",
+        ),
+    ] = LOOPBACK,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="Port (default: the first free one from 7860)."),
+    ] = None,
+    share: Annotated[
+        bool, typer.Option("--share", help="A public address through Gradio's tunnel; needs a key.")
+    ] = False,
+    inbrowser: Annotated[bool, typer.Option("--inbrowser", help="Open a browser.")] = False,
+    home: Annotated[
+        Path | None,
+        typer.Option(parser=path, metavar="DIR", help="Folder of the queue and its videos."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help=f"Device that makes the videos: {DEVICES}.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            metavar="FILE",
+            help="Keys that are let in, one a line (or set RECURVID_API_KEY).",
+        ),
+    ] = None,
+    allow_open: Annotated[
+        bool,
+        typer.Option("--allow-open", help="Listen beyond this machine without any key."),
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Open the page in which videos are made; its jobs go on when the page is closed."""
+    if find_spec("gradio") is None:
+        raise ComponentError("the page needs Gradio: pip install 'recurvid[gui]'")
+    from recurvid.gui.serving import Door, served
+    from recurvid.gui.vision import Vision
+    from recurvid.jobs.access import Access
+    from recurvid.jobs.store import JobStore
+    from recurvid.jobs.supervisor import Supervisor
+
+    here = settings()
+    door = Door(Access.of(here.api_key, api_key_file), host, port, share, inbrowser)
+    door.check(without_key=allow_open)
+    vision = None
+    if here.vision_url:
+        vision = Vision(here.vision_url, here.vision_model, here.vision_key)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    output = Output(False, quiet)
+    store = JobStore((home or here.home).expanduser().absolute())
+    stopped = _stopped_by_signals()
+    with (
+        Supervisor(store.home, (device or here.device,)),
+        served(store, door, vision=vision, device="auto") as page,
+    ):
+        output.result.print(f"page: {page.local}", markup=False, soft_wrap=True)
+        if page.public:
+            output.result.print(f"public: {page.public}", markup=False, soft_wrap=True)
+        stopped.wait()
+        output.note("stopping: the running step is finished first")
+
+
+def _stopped_by_signals() -> threading.Event:
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    return stopped

@@ -1,0 +1,1 @@
+"""The web page: a client of the queue (`jobs`), made with Gradio. Nothing here runs a model."""

@@ -1,0 +1,192 @@
+"""The form, made from the fields of GenerationRequest: none is missing, none is invented.
+
+A field whose default is None stays empty for "what the model is made for". What a browser sends is
+checked by the request itself.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import gradio as gr
+from gradio.components import Component
+
+from recurvid.checkpoints.known import KNOWN
+from recurvid.errors import RequestError
+from recurvid.generation.request import (
+    GenerationRequest,
+    default_of,
+    limits_of,
+    request_fields,
+)
+from recurvid.gui.words import LANGUAGES, Language, word
+
+MAIN_FIELDS = ("prompt", "seconds")
+"""Shown at once; the others are in the drawer, under the heading of their group."""
+
+_SHORTEST, _LONGEST = 1, 120
+# JavaScript's numbers end there; larger ones are typed as text.
+_EXACT = 2**53
+
+
+@dataclass(frozen=True)
+class Control:
+    """One field of the form.
+
+    Attributes:
+        kind: type of the value: str, int, float or bool.
+        optional: whether it may stay empty.
+    """
+
+    spec: Field[Any]
+    kind: type
+    optional: bool
+
+    @property
+    def name(self) -> str:
+        """The field's name."""
+        return self.spec.name
+
+    @property
+    def group(self) -> str:
+        """The heading it stands under."""
+        return limits_of(self.spec).group
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Everything that can be chosen, or nothing where it is typed."""
+        return tuple(KNOWN) if self.name == "model" else limits_of(self.spec).choices
+
+    def shown(self, value: Any) -> Any:
+        """A request's value as the component takes it."""
+        if value is None:
+            return "" if self.choices or self.kind is str else None
+        return str(value) if self._as_text else value
+
+    def read(self, value: Any) -> Any:
+        """A component's value as a request takes it; what is wrong is left for it to refuse.
+
+        Raises:
+            RequestError: text where a whole number belongs.
+        """
+        if self.optional and (value is None or value == ""):
+            return None
+        if value is None:
+            return default_of(self.spec)
+        if self._as_text:
+            text = str(value).strip()
+            if not text.isascii() or not text.isdigit():
+                raise RequestError(f"{self.name}: {text[:40]!r} is not a whole number")
+            return int(text) if len(text) < 30 else 2**63
+        return value
+
+    @property
+    def typed(self) -> bool:
+        """Whether it is a line of text."""
+        return self.kind is str or self._as_text
+
+    @property
+    def _as_text(self) -> bool:
+        limits = limits_of(self.spec)
+        return self.kind is int and (limits.maximum or 0) > _EXACT
+
+
+def controls() -> tuple[Control, ...]:
+    """One control a field, in the request's order."""
+    hints = get_type_hints(GenerationRequest)
+    made: list[Control] = []
+    for spec in request_fields():
+        hint = hints[spec.name]
+        kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        kind = next(k for k in kinds if k is not types.NoneType)
+        made.append(Control(spec, kind, types.NoneType in kinds))
+    return tuple(made)
+
+
+def groups() -> dict[str, tuple[Control, ...]]:
+    """The controls of the drawer under their headings."""
+    found: dict[str, tuple[Control, ...]] = {}
+    for control in controls():
+        if control.name not in MAIN_FIELDS:
+            found[control.group] = (*found.get(control.group, ()), control)
+    return found
+
+
+def component(control: Control) -> Component:
+    """The Gradio component of a control; made inside the layout that is open."""
+    limits = limits_of(control.spec)
+    named: dict[str, Any] = {
+        "label": word(f"field.{control.name}"),
+        "info": word(f"field.{control.name}.help"),
+        "value": control.shown(default_of(control.spec)),
+        "elem_id": f"field-{control.name}",
+    }
+    if control.name == "prompt":
+        named["placeholder"] = word("prompt.example")
+        return gr.Textbox(lines=3, max_lines=10, max_length=10_000, **named)
+    if control.name == "seconds":
+        return gr.Slider(_SHORTEST, _LONGEST, step=0.1, **named)
+    if control.choices:
+        choices = dropdown_choices(control, LANGUAGES["en"])
+        return gr.Dropdown(choices, filterable=False, **named)
+    if control.kind is bool:
+        return gr.Checkbox(**named)
+    if control.typed:
+        hint = word(_default_word(control)) if control.optional else None
+        return gr.Textbox(lines=1, max_length=10_000, placeholder=hint, **named)
+    return gr.Number(
+        minimum=limits.minimum,
+        maximum=limits.maximum,
+        precision=0 if control.kind is int else None,
+        step=1 if control.kind is int else 0.01,
+        placeholder=word(_default_word(control)) if control.optional else None,
+        **named,
+    )
+
+
+def dropdown_choices(control: Control, language: Language) -> list[tuple[str, str]]:
+    """What a drop-down offers. Gradio translates no choices, so the page does when it loads."""
+    unset = [(language(_default_word(control)), "")] if control.optional else []
+    return [*unset, *((choice, choice) for choice in control.choices)]
+
+
+def request_from(values: Sequence[Any]) -> GenerationRequest:
+    """The request of a filled form; values in the order of :func:`controls`.
+
+    Raises:
+        RequestError: naming the field.
+    """
+    given = {c.name: c.read(value) for c, value in zip(controls(), values, strict=True)}
+    return GenerationRequest.from_untrusted(given)
+
+
+def shown(request: GenerationRequest) -> list[Any]:
+    """A request as values of the components, in the order of :func:`controls`.
+
+    Beside them the slider's ends move where the request lies outside them.
+    """
+    values: list[Any] = []
+    for control in controls():
+        value = control.shown(getattr(request, control.name))
+        if control.name == "seconds":
+            low, high = min(_SHORTEST, value), max(_LONGEST, value)
+            value = gr.update(value=value, minimum=low, maximum=high)
+        values.append(value)
+    return values
+
+
+def chosen(request: GenerationRequest) -> Mapping[str, Any]:
+    """What a request says that the defaults do not, for a short description."""
+    return {
+        control.name: value
+        for control in controls()
+        if (value := getattr(request, control.name)) != default_of(control.spec)
+    }
+
+
+def _default_word(control: Control) -> str:
+    unset = limits_of(control.spec).unset
+    return "default.cache" if unset == "the cache's" else "model_default"

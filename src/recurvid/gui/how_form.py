@@ -1,0 +1,67 @@
+"""How this machine runs a job: the choices of :class:`HowToRun`, each with what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from recurvid.errors import InputError
+from recurvid.gui.models_panel import FORMS
+from recurvid.gui.words import word
+from recurvid.jobs.states import HowToRun
+
+FIELDS = ("attention", "weights", "vram", "dtype", "compiled")
+"""In the order of the components. The device is the page's own."""
+
+_AUTO = "auto"
+_DTYPES = (_AUTO, "float32", "bfloat16", "float16")
+
+
+def components() -> list[Component]:
+    """One component a choice, made inside the layout that is open."""
+
+    def named(name: str) -> dict[str, Any]:
+        label, info = word(f"how.{name}"), word(f"how.{name}.help")
+        return {"label": label, "info": info, "elem_id": f"how-{name}"}
+
+    return [
+        gr.Dropdown(kernel_choices(()), value=_AUTO, filterable=False, **named("attention")),
+        gr.Dropdown([_AUTO, *FORMS], value=_AUTO, filterable=False, **named("weights")),
+        gr.Number(value=None, minimum=1, maximum=4096, placeholder=word("auto"), **named("vram")),
+        gr.Dropdown(list(_DTYPES), value=_AUTO, filterable=False, **named("dtype")),
+        gr.Checkbox(value=False, **named("compiled")),
+    ]
+
+
+def kernel_choices(runnable: Sequence[str]) -> list[str]:
+    """What the attention drop-down offers, given the kernels that are known to run here."""
+    return [_AUTO, *(runnable or ("sdpa",))]
+
+
+def how_from(values: Sequence[Any], device: str) -> HowToRun:
+    """The choices of a filled form.
+
+    Raises:
+        InputError: naming the choice that is none.
+    """
+    given = dict(zip(FIELDS, values, strict=True))
+    if given["weights"] not in (_AUTO, *FORMS):
+        raise InputError(f"weights {str(given['weights'])[:40]!r} are unknown")
+    if given["dtype"] not in _DTYPES:
+        raise InputError(f"dtype {str(given['dtype'])[:40]!r} is unknown")
+    return HowToRun(
+        device=device,
+        dtype=given["dtype"],
+        vram=given["vram"] or None,
+        attention=given["attention"] or _AUTO,
+        weights=given["weights"],
+        compiled=bool(given["compiled"]),
+    )
+
+
+def shown(how: HowToRun) -> list[Any]:
+    """The choices as values of the components."""
+    return [getattr(how, name) for name in FIELDS]

@@ -1,0 +1,1 @@
+"""The page's texts, one module a language; the keys are the same in all of them."""

@@ -1,0 +1,86 @@
+"""Pictures and videos of jobs for the browser, by job and kind; never by path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from recurvid.errors import UnknownJobError
+from recurvid.jobs.states import Job
+from recurvid.jobs.store import JobStore
+
+Owner = Callable[[Request], str | None]
+
+KINDS = {
+    "picture": "image/png",
+    "preview": "image/webp",
+    "thumbnail": "image/webp",
+    "so-far": "video/mp4",
+    "video": "video/mp4",
+}
+_NOT_IN_NAMES = re.compile(r"[^\w .,()-]+")
+
+
+def routes(store: JobStore, owner: Owner) -> list[Route]:
+    """The addresses of media: ``/media/<job>/<kind>``.
+
+    Args:
+        owner: of a request; None refuses it.
+    """
+
+    def media(request: Request) -> Response:
+        who = owner(request)
+        if who is None:
+            return PlainTextResponse("a key is needed", 401)
+        kind = request.path_params["kind"]
+        try:
+            job = store.get(request.path_params["job"], who)
+            path = file_of(store, job, kind)
+        except UnknownJobError:
+            path = None
+        if path is None or path.is_symlink() or not path.is_file():
+            return PlainTextResponse("not found", 404)
+        return _answer(request, job, kind, path)
+
+    return [Route("/media/{job}/{kind}", media, methods=["GET", "HEAD"])]
+
+
+def address(store: JobStore, job: Job, kind: str) -> str | None:
+    """Where the browser finds a file of a job; None while there is none.
+
+    The file's time is part of it, so that what has changed is fetched anew and nothing else is.
+    """
+    path = file_of(store, job, kind)
+    try:
+        return f"media/{job.id}/{kind}?v={path.stat().st_mtime_ns:x}" if path else None
+    except OSError:
+        return None
+
+
+def file_of(store: JobStore, job: Job, kind: str) -> Path | None:
+    """The file itself, or None."""
+    find = {
+        "picture": store.picture,
+        "preview": store.preview,
+        "thumbnail": store.thumbnail,
+        "so-far": store.so_far,
+        "video": store.video,
+    }
+    return find[kind](job.id) if kind in find else None
+
+
+def _answer(request: Request, job: Job, kind: str, path: Path) -> Response:
+    headers = {
+        "Cache-Control": "private, max-age=86400" if "v" in request.query_params else "no-store",
+        "X-Content-Type-Options": "nosniff",
+    }
+    name = None
+    if "download" in request.query_params:
+        stem = _NOT_IN_NAMES.sub(" ", job.title.rsplit(".", 1)[0]).strip()[:60] or "video"
+        name = f"{stem} {job.id[6:14]}{'.mp4' if KINDS[kind] == 'video/mp4' else path.suffix}"
+    return FileResponse(path, media_type=KINDS[kind], headers=headers, filename=name)

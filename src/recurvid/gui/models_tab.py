@@ -1,0 +1,57 @@
+"""The tab of models: cards, the memory plan, and what this machine can run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from recurvid.checkpoints.known import KNOWN
+from recurvid.gui import models_panel
+from recurvid.gui.page import QUIET, Page, panel, told
+from recurvid.gui.words import word
+
+
+@dataclass(frozen=True)
+class ModelsTab:
+    """Its components."""
+
+    cards: gr.HTML
+    kernels: gr.HTML
+    look: gr.Button
+
+
+def build(page: Page) -> ModelsTab:
+    """Lay the tab out; inside an open ``gr.Tab``."""
+    cards = panel("models")
+    planned = [name for name, spec in KNOWN.items() if not spec.bundled]
+    with gr.Accordion(word("memory"), open=True, elem_id="memory-drawer"):
+        gr.Markdown(word("memory.note"), elem_classes="rv-note")
+        with gr.Row():
+            model = gr.Dropdown(
+                planned, value=planned[0], label=word("memory.model"), filterable=False,
+                elem_id="memory-model", min_width=180,
+            )  # fmt: skip
+            size = gr.Textbox("832x480", label=word("memory.size"), max_length=20, min_width=140)
+            vram = gr.Number(
+                value=None, minimum=1, maximum=4096, label=word("memory.vram"), min_width=180,
+                elem_id="memory-vram",
+            )  # fmt: skip
+            draw = gr.Button(word("memory.draw"), elem_id="memory-draw", min_width=140)
+        plan = gr.HTML(elem_id="memory-plan", padding=False)
+    with gr.Accordion(word("kernels"), open=True, elem_id="kernels-drawer"):
+        kernels = panel("kernels")
+        look = gr.Button(word("kernels.look"), size="sm", elem_id="kernels-look")
+
+    def drawn(model: str, size: str, vram: float | None, request: gr.Request) -> Any:
+        language = page.visitor(request).language
+
+        def draw() -> str:
+            return models_panel.memory_plan(page.machine.plan(model, size, vram), language)
+
+        return told(draw, gr.skip())
+
+    shown: dict[str, Any] = QUIET | {"show_progress": "minimal"}
+    draw.click(drawn, [model, size, vram], plan, concurrency_limit=2, **shown)
+    return ModelsTab(cards, kernels, look)

@@ -1,0 +1,163 @@
+"""The stage: the job that is shown large, with its preview, the video so far and its timeline."""
+
+from __future__ import annotations
+
+from html import escape
+
+from recurvid.errors import UnknownJobError
+from recurvid.gui.markup import badge, button, empty, is_stopping, link
+from recurvid.gui.media import address
+from recurvid.gui.timeline import timeline
+from recurvid.gui.words import Language, duration
+from recurvid.jobs.states import Job, JobState
+from recurvid.jobs.store import JobStore
+
+
+def shown_job(store: JobStore, owner: str, wanted: str) -> Job | None:
+    """The job on the stage: the one that was asked for, or else the running or the next one.
+
+    So a page that was loaded again, or a second one, shows what runs.
+    """
+    if wanted:
+        try:
+            return store.get(wanted, owner)
+        except UnknownJobError:
+            pass
+    running = store.list(owner=owner, states=[JobState.RUNNING], limit=1)
+    waiting = running or store.queue(owner)[:1]
+    latest = waiting or store.list(owner=owner, limit=1)
+    return latest[0] if latest else None
+
+
+def stage(store: JobStore, job: Job | None, language: Language) -> str:
+    """The stage as HTML."""
+    paused = store.queue_state()
+    warning = ""
+    if paused.paused:
+        text = language("queue.paused", reason=paused.reason or "")
+        warning = f'<div class="rv-warning" role="alert">{escape(text)}</div>'
+    if job is None:
+        return warning + empty(language("stage.empty.title"), language("stage.empty.text"))
+    return (
+        f'{warning}<article class="rv-stage" aria-label="{escape(job.title)}">'
+        f"{_head(job, language)}{_pictures(store, job, language)}{_bar(store, job, language)}"
+        f"{timeline(job, language)}{_actions(store, job, language)}</article>"
+    )
+
+
+def _head(job: Job, language: Language) -> str:
+    facts: list[str] = []
+    if job.plan:
+        facts = [f"{job.plan.width}×{job.plan.height}", f"{job.plan.seconds:.1f} s",
+                 f"{job.plan.fps:g} fps"]  # fmt: skip
+    facts += [job.request.model, f"seed {job.request.seed}"]
+    prompt = job.request.prompt.strip()
+    said = f'<p class="rv-prompt">{escape(prompt)}</p>' if prompt else ""
+    return (
+        f'<header><div class="rv-line"><h3>{escape(job.title)}</h3>{badge(language, job)}</div>'
+        f'{said}<p class="rv-facts">{escape(" · ".join(facts))}</p></header>'
+    )
+
+
+def _pictures(store: JobStore, job: Job, language: Language) -> str:
+    video = address(store, job, "video")
+    if video:
+        return f'<div class="rv-screens">{_video(video, language("stage.result"), job)}</div>'
+    preview = address(store, job, "preview") if job.state is JobState.RUNNING else None
+    so_far = address(store, job, "so-far")
+    screens = ""
+    if so_far:
+        total = job.plan.seconds if job.plan else job.request.seconds
+        made = job.progress.frames / job.plan.fps if job.plan else 0.0
+        label = language("stage.so_far.length", seconds=f"{made:.1f}", total=f"{total:.1f}")
+        screens += _video(so_far, f"{language('stage.so_far')} · {label}", job)
+    if preview:
+        screens += _image(preview, _step(job, language), "rv-preview", job)
+    elif not so_far:
+        picture = address(store, job, "picture")
+        screens += _image(picture or "", language("picture"), "rv-still", job)
+    return f'<div class="rv-screens">{screens}</div>'
+
+
+def _video(source: str, label: str, job: Job) -> str:
+    return (
+        f'<figure class="rv-screen rv-film"><video src="{escape(source)}" controls loop muted '
+        f'autoplay playsinline preload="auto" aria-label="{escape(label)}"{_shape(job)}></video>'
+        f"<figcaption>{escape(label)}</figcaption></figure>"
+    )
+
+
+def _image(source: str, label: str, kind: str, job: Job) -> str:
+    return (
+        f'<figure class="rv-screen {kind}"><img src="{escape(source)}" alt="{escape(label)}"'
+        f"{_shape(job)}><figcaption>{escape(label)}</figcaption></figure>"
+    )
+
+
+def _shape(job: Job) -> str:
+    """Room for a picture before it has loaded, so that nothing below it jumps."""
+    return f' style="aspect-ratio:{job.plan.width}/{job.plan.height}"' if job.plan else ""
+
+
+def _step(job: Job, language: Language) -> str:
+    progress = job.progress
+    if progress.phase == "denoise" and progress.section is not None:
+        where = language(
+            "stage.preview.section",
+            section=progress.section + 1,
+            sections=progress.sections or "?",
+            step=progress.step,
+            steps=progress.steps,
+        )
+        return f"{language('stage.preview')} · {where}"
+    return language("stage.preview")
+
+
+def _bar(store: JobStore, job: Job, language: Language) -> str:
+    if job.state.waits:
+        place = [waiting.id for waiting in store.queue()].index(job.id) if _waits(store, job) else 0
+        first = place == 0
+        text = language("stage.waits.first") if first else language("stage.waits", place=place + 1)
+        return f'<p class="rv-note">{escape(text)}{_reason(job)}</p>'
+    if job.state is JobState.RUNNING:
+        left = job.progress.seconds_left
+        time = language("time.unknown")
+        if left is not None:
+            time = language("time.left", time=duration(language, left))
+        phase = language(f"phase.{job.progress.phase}")
+        percent = 100 * job.progress.fraction
+        return (
+            f'<div class="rv-progress"><div class="rv-line"><span>{escape(phase)}</span>'
+            f"<span>{escape(time)}</span></div>"
+            f'<div class="rv-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
+            f'aria-valuenow="{percent:.0f}" aria-label="{escape(phase)}">'
+            f'<i style="width:{percent:.1f}%"></i></div></div>'
+        )
+    if job.state is JobState.FAILED:
+        return f'<p class="rv-warning" role="alert">{escape(job.error or "")}</p>'
+    if job.state is JobState.CANCELLED:
+        return f'<p class="rv-note">{escape(language("kept"))}</p>'
+    return ""
+
+
+def _waits(store: JobStore, job: Job) -> bool:
+    return any(waiting.id == job.id for waiting in store.queue())
+
+
+def _reason(job: Job) -> str:
+    return f" · {escape(job.error)}" if job.error else ""
+
+
+def _actions(store: JobStore, job: Job, language: Language) -> str:
+    made: list[str] = []
+    if job.state.is_active and not is_stopping(job):
+        made.append(button(language, "cancel", job.id, look="rv-stop"))
+    if job.state in (JobState.CANCELLED, JobState.FAILED) or is_stopping(job):
+        made.append(button(language, "resume", job.id, look="rv-go"))
+    source = address(store, job, "video") or address(store, job, "so-far")
+    if source:
+        made.append(link(language, "download", f"{source}&download"))
+    made.append(button(language, "use", job.id))
+    if job.state is JobState.DONE:
+        made.append(button(language, "duplicate", job.id))
+    return f'<footer class="rv-actions">{"".join(made)}</footer>'
