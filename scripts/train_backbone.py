@@ -21,6 +21,8 @@ import train_autoencoder as tae
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from recurvid.checkpoints.formats import open_checkpoint
+from recurvid.checkpoints.int8 import dequantized
 from recurvid.encoders.small import SmallTextEncoder
 from recurvid.models.packed_dit.config import PRESETS
 from recurvid.models.packed_dit.model import PackedDiT
@@ -45,10 +47,16 @@ def save_shards(state, out, limit=15 * 2**20):
         save_file(shard, out / f"dit{i}.safetensors")
 
 
-def load_shards(folder):
+def load_start(folder):
+    """Weights of an earlier run's shards, or of a folder in the bundled layout."""
     state = {}
-    for f in sorted(folder.glob("dit*.safetensors")):
-        state.update(load_file(f))
+    if (folder / "dit.json").is_file():
+        for prefix, name in (("backbone.", "dit"), ("text.", "text")):
+            stored = dequantized(open_checkpoint(folder / f"{name}.safetensors"))
+            state |= {prefix + key: stored.tensor(key) for key in stored.keys()}  # noqa: SIM118
+    else:
+        for f in sorted(folder.glob("dit*.safetensors")):
+            state.update(load_file(f))
     return {k: v.float() for k, v in state.items()}
 
 
@@ -85,6 +93,7 @@ def main():
     p.add_argument("--tests", type=Path)
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--start", type=Path, help="folder of an earlier run to go on from")
+    p.add_argument("--seed", type=int, default=0, help="of clips, noise and order")
     p.add_argument(
         "--seconds", type=float, default=480, help="from start to last step, set-up included"
     )
@@ -105,10 +114,11 @@ def main():
     sets = [load_photographs(folder) for folder in a.photos]
     photos, held = torch.cat([s.train for s in sets]), sets[0].held
     tae.SHARED["photos"] = [np.asarray(x) for x in photos.permute(0, 2, 3, 1)]
+    first = 1000 * (1 + a.seed)
     with ProcessPoolExecutor() as pool:
         made = list(
             pool.map(
-                tae.make_collage, range(1000, 1000 + (2 if a.tiny else a.collages)), chunksize=4
+                tae.make_collage, range(first, first + (2 if a.tiny else a.collages)), chunksize=4
             )
         )
     pictures = torch.cat([photos, photos, stack(made)]).to(device)
@@ -116,7 +126,9 @@ def main():
     shapes = [replace(shape, count=round(shape.count * a.clips)) for shape in BUNDLED_CLIPS]
     if a.tiny:
         shapes = [ClipShape(4, 73, (64, 64)), ClipShape(3, 145, (32, 64))]
-    pools = [make_pool(pictures, vae, shape, seed=i) for i, shape in enumerate(shapes)]
+    pools = [
+        make_pool(pictures, vae, shape, seed=i + 100 * a.seed) for i, shape in enumerate(shapes)
+    ]
     print(
         f"pools after {time.monotonic() - began:.0f} s: {[tuple(x.latents.shape) for x in pools]} "
         f"std {pools[0].latents.float().std():.2f}",
@@ -129,7 +141,7 @@ def main():
     backbone.init_weights()
     model = bb.Trained(backbone, SmallTextEncoder()).to(device)
     if a.start:
-        model.load_state_dict(load_shards(a.start))
+        model.load_state_dict(load_start(a.start))
     print(f"{sum(x.numel() for x in model.parameters()) / 1e6:.1f} M parameters", flush=True)
     run = bb.BackboneRun(
         seconds=a.seconds,
@@ -137,6 +149,7 @@ def main():
         lr=a.lr,
         muon_lr=a.muon_lr,
         compile=not (a.tiny or a.no_compile),
+        seed=a.seed,
     )
     wide = [tae.fitted(h, 64, 128) if a.tiny else tae.fitted(h, 128, 288) for h in held[5:8]]
     losses, state = [], {"saved": time.monotonic()}
