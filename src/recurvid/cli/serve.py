@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from recurvid.jobs.store import JobStore
 
 DEFAULT_PORT = 7861
+_EXTRA = ("fastapi", "uvicorn", "pydantic", "python_multipart", "prometheus_client")
 
 
 def serve(
@@ -53,13 +55,8 @@ def serve(
     as_json: JsonOption = False,
 ) -> None:
     """Serve the API: OpenAI's /v1/videos, and /api with everything else."""
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ComponentError(f"serve needs {error.name}: pip install 'recurvid[server]'") from None
+    if missing := [name for name in _EXTRA if find_spec(name) is None]:
+        raise ComponentError(f"serve needs {missing[0]}: pip install 'recurvid[server]'")
     from recurvid.jobs.access import Access, needs_key
     from recurvid.jobs.supervisor import Supervisor
     from recurvid.server.app import LOOPBACK_NAMES, create_app, gate_for

@@ -54,6 +54,10 @@ class Gate:
     grace_seconds: float = 20.0
     pace: float = 16_384.0
 
+    def most_bytes(self, path: str) -> int:
+        """Of a body that is sent to an address."""
+        return self.body_bytes.get(path, _LARGEST_JSON)
+
 
 class Guard:
     """ASGI middleware that lets in what a gate lets in, and logs every request in one line."""
@@ -70,6 +74,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         began, status = time.monotonic(), 0
+        body = _Body(receive, scope, self.gate)
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
@@ -78,16 +83,16 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                if not body.whole:  # nobody will read the rest
+                    headers["connection"] = "close"
             await send(message)
 
         try:
             try:
                 self._admit(scope)
             except Problem as refusal:
-                refusal.headers.setdefault("connection", "close")
                 await answer(refusal)(scope, receive, send_guarded)
                 return
-            body = _Body(receive, self._limit(scope), self.gate)
             await self.app(scope, body.receive, send_guarded)
         finally:
             _log_request(scope, status, time.monotonic() - began)
@@ -108,8 +113,9 @@ class Guard:
         length = headers.get("content-length")
         if length is not None and not (length.isascii() and length.isdecimal()):
             raise Problem(400, "Content-Length: is not a number")
-        if length is not None and int(length[:20]) > self._limit(scope):
-            raise Problem(413, f"the body is too large; at most {self._limit(scope)} bytes")
+        most = self.gate.most_bytes(scope["path"])
+        if length is not None and int(length[:20]) > most:
+            raise Problem(413, f"the body is too large; at most {most} bytes")
 
     def _check_host(self, headers: Headers) -> None:
         names = headers.getlist("host")
@@ -117,9 +123,6 @@ class Guard:
             raise Problem(400, "Host: exactly one is needed")
         if self.gate.hosts is not None and host_name(names[0]) not in self.gate.hosts:
             raise Problem(403, "Host: this server does not answer to that name", "wrong_host")
-
-    def _limit(self, scope: Scope) -> int:
-        return self.gate.body_bytes.get(scope["path"], _LARGEST_JSON)
 
 
 def host_name(text: str) -> str:
@@ -155,12 +158,18 @@ def given_key(headers: Headers) -> str | None:
 class _Body:
     """The body of one request, counted and timed while it is read."""
 
-    def __init__(self, receive: Receive, limit: int, gate: Gate):
-        self._receive, self._limit, self._gate = receive, limit, gate
-        self._began, self._bytes, self._whole = time.monotonic(), 0, False
+    def __init__(self, receive: Receive, scope: Scope, gate: Gate):
+        headers = Headers(scope=scope)
+        self._receive, self._gate = receive, gate
+        self._most = gate.most_bytes(scope["path"])
+        self._began, self._bytes = time.monotonic(), 0
+        #: Whether all of it was read; where there is none, it was.
+        self.whole = (
+            "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+        )
 
     async def receive(self) -> Message:
-        if self._whole:  # what follows is the client going away, whenever that may be
+        if self.whole:  # what follows is the client going away, whenever that may be
             return await self._receive()
         allowed = self._gate.grace_seconds + self._bytes / self._gate.pace
         left = self._began + allowed - time.monotonic()
@@ -169,9 +178,9 @@ class _Body:
         except TimeoutError:
             raise Problem(408, "the body came too slowly") from None
         self._bytes += len(message.get("body", b""))
-        self._whole = not message.get("more_body", False)
-        if self._bytes > self._limit:
-            raise Problem(413, f"the body is too large; at most {self._limit} bytes")
+        if self._bytes > self._most:
+            raise Problem(413, f"the body is too large; at most {self._most} bytes")
+        self.whole = not message.get("more_body", False)
         return message
 
 

@@ -35,14 +35,15 @@ def _kind(hint: Any, choices: tuple[str, ...]) -> Any:
     if not choices:
         return hint
     optional = get_origin(hint) in (Union, types.UnionType) and types.NoneType in get_args(hint)
-    return Literal[choices] | None if optional else Literal[choices]
+    literal: Any = Literal[choices]
+    return literal | None if optional else literal
 
 
 def _request_field(spec: DataclassField[Any], hint: Any) -> tuple[Any, Any]:
     limits = limits_of(spec)
     choices = tuple(KNOWN) if spec.name == "model" else limits.choices
     kinds = get_args(hint) or (hint,)
-    text = {"max_length": LONGEST_TEXT} if str in kinds and not choices else {}
+    is_text = str in kinds and not choices
     described = limits.help + (f" ({limits.unit})" if limits.unit else "")
     if default_of(spec) is None:
         described += f" Default: {limits.unset}."
@@ -51,8 +52,8 @@ def _request_field(spec: DataclassField[Any], hint: Any) -> tuple[Any, Any]:
         description=described,
         ge=limits.minimum,
         le=limits.maximum,
+        max_length=LONGEST_TEXT if is_text else None,
         json_schema_extra={"group": limits.group},
-        **text,
     )
     return _kind(hint, choices), made
 
@@ -68,9 +69,17 @@ def _how_model() -> type[BaseModel]:
     made: dict[str, Any] = {}
     for spec in fields(HowToRun):
         kinds = get_args(hints[spec.name]) or (hints[spec.name],)
-        text = {"min_length": 1, "max_length": 40} if str in kinds else {}
-        number = {"gt": 0, "le": 4096} if float in kinds else {}
-        made[spec.name] = (hints[spec.name], Field(default=spec.default, **text, **number))
+        text, number = str in kinds, float in kinds
+        made[spec.name] = (
+            hints[spec.name],
+            Field(
+                default=spec.default,
+                min_length=1 if text else None,
+                max_length=40 if text else None,
+                gt=0 if number else None,
+                le=4096 if number else None,
+            ),
+        )
     return create_model("HowToRun", __config__=_CLOSED, **made)
 
 
@@ -134,8 +143,8 @@ class JobBody(BaseModel):
     object: Literal["job"] = "job"
     state: JobState
     title: str
-    request: RequestBody  # type: ignore[valid-type]
-    how: HowBody  # type: ignore[valid-type]
+    request: RequestBody  # pyright: ignore[reportInvalidTypeForm]
+    how: HowBody  # pyright: ignore[reportInvalidTypeForm]
     position: float = Field(description="Order in the queue; lower is earlier.")
     percent: int = Field(ge=0, le=100)
     created_at: float = Field(description="Unix seconds, as the others.")
@@ -225,8 +234,8 @@ class Edit(BaseModel):
     """What to change of a job that still waits. A request is replaced whole."""
 
     model_config = _CLOSED
-    request: RequestBody  # type: ignore[valid-type]
-    how: HowBody | None = None  # type: ignore[valid-type]
+    request: RequestBody  # pyright: ignore[reportInvalidTypeForm]
+    how: HowBody | None = None  # pyright: ignore[reportInvalidTypeForm]
 
 
 class Move(BaseModel):

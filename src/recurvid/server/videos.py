@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from recurvid.errors import InputError
 from recurvid.jobs.states import HowToRun
 from recurvid.server.files import FileAnswer
 from recurvid.server.openapi import BINARY, errors, form_body
-from recurvid.server.problems import Problem
+from recurvid.server.problems import Problem, problem_of
 from recurvid.server.schemas import (
     ID_PATTERN,
     VideoBody,
@@ -57,8 +58,19 @@ async def create_video(request: Request, service: Serving, owner: Owner) -> dict
     if isinstance(model := values.get("model"), str):
         await run_in_threadpool(require_model, model)
     asked = request_from(values, lax=True)
-    job = await service.add(asked, HowToRun(), owner, (picture, None), "")
+    try:
+        job = await service.add(asked, HowToRun(), owner, (picture, None), "")
+    except InputError as error:
+        raise _in_their_words(problem_of(error)) from None
     return video_body(job)
+
+
+def _in_their_words(problem: Problem) -> Problem:
+    """What is called a picture here is ``input_reference`` there."""
+    if problem.parameter == "picture":
+        problem.parameter = _PICTURE
+        problem.message = _PICTURE + problem.message.removeprefix("picture")
+    return problem
 
 
 async def _video_form(request: Request) -> tuple[dict[str, Any], Upload]:
