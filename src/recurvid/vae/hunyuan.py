@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,28 +14,39 @@ from torch import Tensor
 from recurvid.checkpoints.dialects import hunyuan_vae
 from recurvid.checkpoints.formats import open_checkpoint
 from recurvid.checkpoints.keymap import IDENTITY
-from recurvid.errors import CheckpointError
+from recurvid.errors import CheckpointError, NumericsError
 from recurvid.latents import LatentGeometry
 from recurvid.vae.codec import check_frames, decode_whole
+from recurvid.vae.lean_decoder import BYTES, PLAIN_BYTES, lean_decode
 from recurvid.vae.tiling import TileGrid, TileStream
+from recurvid.vae.windows import decode_windows, fit_windows
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
         AutoencoderKLHunyuanVideo,
     )
 
+logger = logging.getLogger(__name__)
+
 
 class HunyuanCodec:
     """The VAE of the released models.
 
+    On the CPU frames are decoded by diffusers' own decoder, to its bits; on a card by ours, to
+    rounding, faster and in a third of the memory. Half precision that overflows is noticed: the
+    tile is decoded again in a wider type.
+
     Args:
         module: the network in evaluation mode, on its device, in its dtype; it is not changed.
-            Call ``module.enable_tiling()`` first for tiles in space as well (256 px at stride
-            192), which bounds the memory of a decode.
+            Call ``module.enable_tiling()`` first for the original's tiles in space (256 px at
+            stride 192).
+        room: bytes that one decoder run may take beside the weights; larger pictures are decoded
+            in windows. None decodes whole pictures.
     """
 
-    def __init__(self, module: AutoencoderKLHunyuanVideo):
+    def __init__(self, module: AutoencoderKLHunyuanVideo, room: int | None = None):
         self.module = module
+        self.room = room
         self.geometry = LatentGeometry(
             channels=module.config["latent_channels"],
             temporal_stride=module.config["temporal_compression_ratio"],
@@ -65,19 +77,67 @@ class HunyuanCodec:
         return TileGrid(latent_frames, length // step + 1, stride // step, length - stride, step)
 
     def decode_tile(self, latents: Tensor) -> Tensor:
-        """One decoder run without tiles in time: (1, 16, n, h, w) -> (1, 3, 4n-3, 8h, 8w)."""
-        vae = self.module
+        """One decoder run without tiles in time: (1, 16, n, h, w) -> (1, 3, 4n-3, 8h, 8w).
+
+        Raises:
+            NumericsError: NaN or infinity, even in a wide type.
+        """
         z = self._here(latents) / self.scaling_factor
-        limit = (
-            vae.tile_sample_min_height // self.geometry.spatial_stride,
-            vae.tile_sample_min_width // self.geometry.spatial_stride,
-        )
+        decoded = self._decoded(z)
+        if bool(torch.isfinite(decoded).all()):
+            return decoded
+        return self._in_a_wider_type(latents)
+
+    def _decoded(self, z: Tensor) -> Tensor:
+        vae, stride = self.module, self.geometry.spatial_stride
+        limit = (vae.tile_sample_min_height // stride, vae.tile_sample_min_width // stride)
         if vae.use_tiling and (z.shape[3] > limit[0] or z.shape[4] > limit[1]):
             return vae.tiled_decode(z, return_dict=False)[0]
-        return vae.decoder(vae.post_quant_conv(z))
+        if self.room is None:
+            return self._run(z)
+        windows = fit_windows(z.shape[3], z.shape[4], self.room // self._bytes(z))
+        return decode_windows(self._run, z, windows)
+
+    def _run(self, z: Tensor) -> Tensor:
+        z = self.module.post_quant_conv(z)
+        return lean_decode(self.module.decoder, z) if z.is_cuda else self.module.decoder(z)
+
+    def _bytes(self, z: Tensor) -> int:
+        """Of one latent pixel's share of a run."""
+        frames = self.geometry.frames(z.shape[2]) * self.geometry.spatial_stride**2
+        return frames * (BYTES if z.is_cuda else PLAIN_BYTES) * z.element_size() // 2
+
+    def _in_a_wider_type(self, latents: Tensor) -> Tensor:
+        before = self.module.dtype
+        if before not in (torch.float16, torch.bfloat16):
+            raise NumericsError(
+                f"the autoencoder returned NaN or infinity in {_name(before)}: its weights are "
+                "damaged; fetch them again"
+            )
+        logger.warning(
+            "the autoencoder overflowed in %s: this part is decoded again in float32", _name(before)
+        )
+        held = [(parameter, parameter.data) for parameter in self.module.parameters()]
+        try:
+            for parameter, data in held:
+                parameter.data = data.float()
+            decoded = self._decoded(self._here(latents) / self.scaling_factor)
+        finally:
+            for parameter, data in held:
+                parameter.data = data
+        if bool(torch.isfinite(decoded).all()):
+            return decoded
+        raise NumericsError(
+            "the autoencoder returned NaN or infinity even in float32: its weights are damaged; "
+            "fetch them again"
+        )
 
     def _here(self, tensor: Tensor) -> Tensor:
         return tensor.to(device=self.module.device, dtype=self.module.dtype)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 # The released one's, for a single file, which has no config.json beside it.
