@@ -205,13 +205,17 @@ class Claims:
                     found += self.recover(slot)
         return found
 
-    def note_pause(self, text: str | None) -> None:
-        """Say in the queue's state why nothing is taken (None: nothing is in the way)."""
+    def note_pause(self, slot: str, text: str | None) -> None:
+        """Say in the queue's state why a slot takes nothing (None: nothing is in the way)."""
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT text FROM notes WHERE name = ?", (slot,)).fetchone()
+        if text == (None if row is None else row["text"]):
+            return
         with suppress(sqlite3.OperationalError), self._database.writing(durable=False) as writing:
             if text is None:
-                writing.execute("DELETE FROM notes WHERE name = 'paused'")
+                writing.execute("DELETE FROM notes WHERE name = ?", (slot,))
             else:
-                writing.execute("INSERT OR REPLACE INTO notes VALUES ('paused', ?)", (text,))
+                writing.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (slot, text))
 
     def _take_back(
         self, connection: sqlite3.Connection, row: sqlite3.Row, crash: str | None

@@ -371,7 +371,7 @@ class JobStore:
                 "SELECT error FROM jobs WHERE state = ? AND not_before > ? AND error_code = ?",
                 (JobState.INTERRUPTED, time.time(), "disk_full"),
             ).fetchone()
-            note = connection.execute("SELECT text FROM notes WHERE name = 'paused'").fetchone()
+            note = connection.execute("SELECT text FROM notes LIMIT 1").fetchone()
         found = held or note
         return QueueState(found is not None, None if found is None else found[0])
 

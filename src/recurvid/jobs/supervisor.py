@@ -18,7 +18,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from recurvid.errors import InputError
 from recurvid.jobs.claims import Claims
@@ -93,7 +92,7 @@ class Supervisor:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._tend, name="supervisor", daemon=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Supervisor:
         self.start()
         return self
 
@@ -162,7 +161,6 @@ class _Post:
         self._starts, self._quick_ends = 0, 0
         self._started, self._not_before = 0.0, 0.0
         self._last_end = ""
-        self._noted = False
 
     def tend(self) -> None:
         """Take the post if it is free, and see to it that its worker lives."""
@@ -178,9 +176,6 @@ class _Post:
             self._process = None
         if self._process is None and time.monotonic() >= self._not_before:
             self._start()
-        if self._noted and time.monotonic() - self._started > _SHORT_LIFE:
-            self._claims.note_pause(None)
-            self._noted = False
 
     def terminate(self) -> None:
         """Ask the worker to leave."""
@@ -231,10 +226,10 @@ class _Post:
         self._not_before = time.monotonic() + wait
         logger.warning("the worker for %s ended (%s)", self.device, self._last_end)
         if self._quick_ends >= 3:
-            self._noted = True
             self._claims.note_pause(
+                self.slot,
                 f"the worker for {self.device} cannot start ({self._last_end}); "
-                "the server's log says more"
+                "the server's log says more",
             )
 
     def _take_back(self, crash: str | None) -> bool:

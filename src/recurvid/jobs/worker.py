@@ -69,21 +69,21 @@ class Worker:
         while not self.stop.is_set():
             with held(self.store.home, self.slot) as ours:
                 if ours:
-                    if said:
-                        self.claims.note_pause(None)
                     self.claims.recover(self.slot)
                     return self._work(load_executor(executor_name, self.device))
             if not said and time.monotonic() - begun > _SAID_AFTER:
                 said = True
                 self.claims.note_pause(
+                    self.slot,
                     f"an earlier worker for {self.device} is still in its last step; "
-                    "the queue goes on when it has left"
+                    "the queue goes on when it has left",
                 )
             self.stop.wait(_LOCK_SECONDS)
         return LEFT
 
     def _work(self, executor: Executor) -> int:
         logger.info("worker for %s is ready", self.device)
+        self.claims.note_pause(self.slot, None)
         while not self.stop.is_set():
             try:
                 claim = self.claims.take(self.slot, self.device, self.serves)
