@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from recurvid.cli.exits import EXIT_CODES
 from recurvid.settings import settings
 
 Capsys = pytest.CaptureFixture[str]
+
+LONG = "x" * 300 + ".mp4"
 
 CASES: list[tuple[list[str], int, str]] = [
     (["nonsense"], 2, "nonsense"),
@@ -86,6 +89,24 @@ CASES: list[tuple[list[str], int, str]] = [
     (["resume"], 2, "DIR"),
     (["resume", "nowhere"], 6, "nowhere"),
     (["resume", "."], 6, "request.json"),
+    (["generate", "~no-such-user/a.png"], 2, "no such file"),
+    (["generate", LONG], 2, "xxx"),
+    (["generate", "photo.png", "--session", LONG], 2, "xxx"),
+    (["generate", "photo.png", "--session", "~no-such-user/s/t", "--steps", "0"], 2, "steps"),
+    (["generate", "photo.png", "--out", "~no-such-user/a.mp4"], 3, "no such folder"),
+    (["generate", "photo.png", "--out", LONG], 3, "xxx"),
+    (["generate", "photo.png", "--like", LONG], 2, "xxx"),
+    (["generate", "photo.png", "--model", "~no-such-user"], 2, "no-such-user"),
+    (["generate", "photo.png", "--model", LONG], 2, "xxx"),
+    (["generate", "photo.png", "--model", "bundled="], 2, "no path"),
+    (["generate", "photo.png", "--device", "x" * 9000], 2, "xxx"),
+    (["resume", LONG], 2, "xxx"),
+    (["resume", "~no-such-user/s"], 6, "no session folder"),
+    (["info", LONG], 2, "xxx"),
+    (["info", "things", "--size", "1"], 2, "neither a session folder"),
+    (["models", "get", "nope"], 2, "nope"),
+    (["models", "get", "framepack", "--to", ""], 2, "--to"),
+    (["models", "get", "framepack", "--to", "photo.png", "--yes"], 4, "is a file"),
     (["info", "f1k1_q"], 2, "character"),
     (["info", "nofile.mp4"], 2, "nofile.mp4"),
     (["info", "text.png"], 2, "text.png"),
@@ -123,6 +144,7 @@ def test_one_line_and_a_documented_code(
     pointer = 2 if "f1k1_q" in case else 0  # a schedule is shown with a caret under it
     assert len(lines) == 1 + pointer
     assert lines[-1].startswith("recurvid: ")
+    assert len(lines[-1]) < 1100
     assert "Traceback" not in ran.err
     assert sorted(ready.rglob("*")) == before
     assert (ready / "there.mp4").read_text() == "precious"
@@ -206,3 +228,25 @@ def test_a_message_cannot_steer_the_terminal(
     monkeypatch.setattr(main, "app", broken)
     ran = run(capsys, "doctor")
     assert ran.err == "recurvid: tensor \N{REPLACEMENT CHARACTER}[2Ja recurvid: all is well\n"
+
+
+def test_a_schedule_cannot_steer_the_terminal(capsys: Capsys, work: Path) -> None:
+    ran = run(capsys, "info", "f1k1\x1b[2J\nx" + "y" * 100)
+    assert ran.code == 2
+    lines = ran.err.splitlines()
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+    assert max(map(len, lines)) <= 1100
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("place", ["picture", "--like", "--end-image", "--out", "--model", "info"])
+def test_a_pipe_is_not_waited_for(capsys: Capsys, work: Path, small_model: str, place: str) -> None:
+    os.mkfifo(work / "pipe.mp4")
+    case = {"picture": ["generate", "pipe.mp4"], "info": ["info", "pipe.mp4"]}.get(
+        place, ["generate", "photo.png", place, "pipe.mp4"]
+    )
+    ran = run(capsys, *arguments_of(case, small_model))
+    assert ran.code in (2, 3, 4)
+    assert len(ran.err.splitlines()) == 1
+    assert "pipe.mp4" in ran.err

@@ -137,6 +137,8 @@ def _begun(cache: Path, repo: str) -> int:
 
 def _check_disk(plan: FetchPlan) -> None:
     existing = next(path for path in (plan.cache, *plan.cache.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise CheckpointError(f"{existing}: is a file; name a folder to fetch to")
     try:
         free = shutil.disk_usage(existing).free
     except OSError as error:

@@ -9,6 +9,7 @@ installation of the original keeps all parts in its ``hf_download/hub``.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,8 +99,10 @@ def locate(name_or_path: str | Path, *, roots: Sequence[Path] | None = None) -> 
         return _complete(spec, {}, roots)
     name, separator, rest = text.partition("=")
     if separator and name in KNOWN:
-        return _locate_path(Path(rest).expanduser(), KNOWN[name], roots)
-    path = Path(text).expanduser()
+        if not rest:
+            raise InputError(f"model {text!r}: no path stands behind the sign")
+        return _locate_path(Path(os.path.expanduser(rest)), KNOWN[name], roots)
+    path = Path(os.path.expanduser(text))
     if text and path.exists():
         return _locate_path(path, None, roots)
     if _REPO_ID.fullmatch(text) and (folder := _first_snapshot(text, roots)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Callable
@@ -86,7 +87,7 @@ def generate(
 
     output = Output(as_json, quiet)
     request, model = _request(asked, like)
-    picture = Path(image).expanduser()
+    picture = Path(os.path.expanduser(image))
     place = _check_early(request, picture, end_image, out, overwrite=overwrite)
     local = Local(
         output=place,
@@ -102,7 +103,7 @@ def generate(
         weights=weights or "auto",
         compiled=bool(compile_blocks),
     )
-    folder = (session or _new_folder(picture)).expanduser().absolute()
+    folder = Path(os.path.expanduser(session or _new_folder(picture))).absolute()
     if str(folder) != _as_text(str(folder)):
         raise SessionError(f"session folder {str(folder)!r}: is not valid text; choose another")
     with says_how_to_resume(folder):
@@ -179,7 +180,7 @@ def _absolute(model: str) -> str:
     name, separator, path = (
         model.rpartition("=") if model.split("=")[0] in KNOWN else ("", "", model)
     )
-    there = Path(path).expanduser()
+    there = Path(os.path.expanduser(path))
     return f"{name}{separator}{there.absolute() if there.exists() else path}"
 
 

@@ -14,6 +14,8 @@ from recurvid.generation.defaults import spec_of, video_size
 from recurvid.generation.journal import Journal
 from recurvid.generation.request import GenerationRequest
 
+_WIDEST = 200
+
 
 @takes_request
 def info(
@@ -54,7 +56,7 @@ def _schedule(output: Output, text: str, asked: dict[str, Any]) -> None:
         schedule = PackingSchedule.parse(text)
     except ScheduleError as error:
         if not output.as_json:
-            output.notes.print(error.pointer(), markup=False)
+            output.notes.print(_pointed(error), markup=False)
         raise
     request = GenerationRequest().but(**{"size": "832x480", **asked})
     height, width = video_size(request.size or "832x480", (480, 832))
@@ -74,6 +76,14 @@ def _schedule(output: Output, text: str, asked: dict[str, Any]) -> None:
         )
         return
     output.result.print(schedule_table(schedule, tokens, height, width))
+
+
+def _pointed(error: ScheduleError) -> str:
+    """The schedule with its caret, where it fits a screen; its characters one column each."""
+    from recurvid.cli.tables import printable
+
+    text = printable(error.text).replace("\n", "\N{REPLACEMENT CHARACTER}")[:_WIDEST]
+    return f"{text}\n{' ' * min(error.position, _WIDEST)}^"
 
 
 def _plan(output: Output, request: GenerationRequest) -> None:

@@ -25,13 +25,14 @@ from recurvid.cli.selfcheck import selfcheck
 from recurvid.cli.serve import serve
 from recurvid.cli.stopping import Stopped
 from recurvid.cli.tables import printable
-from recurvid.errors import OutputError, RecurVidError
+from recurvid.errors import InputError, OutputError, RecurVidError
 from recurvid.settings import settings
 
 # typer bundles click since 0.20 or so; the class is reached through what typer itself exports.
 _UsageError = cast(type[Exception], typer.BadParameter.__mro__[2])
 
 _DISK_FULL = OutputError.exit_code
+_LONGEST = 1000
 
 app = typer.Typer(
     name="recurvid",
@@ -114,6 +115,8 @@ def _unforeseen(error: Exception) -> tuple[int, str]:
         return exits.OUT_OF_MEMORY, f"out of memory; try a smaller --size ({text})"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _DISK_FULL, f"the disk is full ({error.filename or text}); make room and resume"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return InputError.exit_code, f"{error.filename}: this name is too long; take a shorter one"
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return exits.UNEXPECTED, f"{where}{error.strerror}"
@@ -123,6 +126,8 @@ def _unforeseen(error: Exception) -> tuple[int, str]:
 def _report(output: Output, error: BaseException, message: str, code: int) -> None:
     # Names out of files may end up in a message; none may steer the terminal or fake a second line.
     message = " ".join(printable(message).splitlines())
+    if len(message) > _LONGEST:
+        message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
     if settings().debug:
         traceback.print_exception(error)
     if output.as_json:

@@ -23,7 +23,7 @@ from rich.table import Table
 from recurvid.checkpoints.fetch import FetchPlan, fetch, in_words, plan_fetch
 from recurvid.checkpoints.known import KNOWN, ModelSpec
 from recurvid.checkpoints.locate import Found, status
-from recurvid.cli.options import JsonOption
+from recurvid.cli.options import JsonOption, path
 from recurvid.cli.output import Output
 from recurvid.errors import InputError
 
@@ -59,7 +59,13 @@ def get(
     name: Annotated[str, typer.Argument(help="Name of the model.", metavar="NAME")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept the licences.")] = False,
     to: Annotated[
-        Path | None, typer.Option("--to", help="Folder to fetch to; by default the hub's cache.")
+        Path | None,
+        typer.Option(
+            "--to",
+            parser=path,
+            metavar="DIR",
+            help="Folder to fetch to; by default the hub's cache.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

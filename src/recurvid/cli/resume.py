@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -50,7 +51,7 @@ def resume(
 ) -> None:
     """Continue a session; what is finished is not made again."""
     output = Output(as_json, quiet)
-    journal = Journal.open(folder.expanduser().absolute())
+    journal = Journal.open(Path(os.path.expanduser(folder)).absolute())
     with says_how_to_resume(journal.folder):
         asked = {"device": device, "dtype": dtype, "attention": attention, "weights": weights}
         asked |= {"compiled": compile_blocks, "vram": vram}

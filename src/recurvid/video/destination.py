@@ -75,7 +75,7 @@ def destination(output: str | Path) -> Destination:
     name = f"output {text!r}"
     if not text.strip() or "\0" in text:
         raise OutputError(f"{name}: not a file name")
-    path = Path(text).expanduser().absolute()
+    path = Path(os.path.expanduser(text)).absolute()
     if text.endswith(("/", "\\")):
         path = path / _DEFAULT_PATTERN
     kind = _KINDS.get(path.suffix.lower())

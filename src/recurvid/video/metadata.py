@@ -51,7 +51,8 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
     if path.is_dir():
         path = min(path.glob("*.png"), default=path)
     if not path.is_file():
-        raise InputError(f"{str(path)!r}: no such file")
+        what = "is not a regular file" if path.exists() else "no such file"
+        raise InputError(f"{str(path)!r}: {what}")
     from av.error import FFmpegError
 
     try:

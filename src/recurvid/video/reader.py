@@ -140,7 +140,8 @@ def _opened(path: str | Path) -> Generator[InputContainer]:
     from av.error import FFmpegError
 
     if not Path(path).is_file():
-        raise InputError(f"video {str(path)!r}: no such file")
+        what = "is not a regular file" if Path(path).exists() else "no such file"
+        raise InputError(f"video {str(path)!r}: {what}")
     try:
         with av.open(str(path), options=_OPEN_OPTIONS) as container:
             if not container.streams.video:
