@@ -6,6 +6,7 @@ checked by the request itself.
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass
@@ -60,38 +61,56 @@ class Control:
         """Everything that can be chosen, or nothing where it is typed."""
         return tuple(KNOWN) if self.name == "model" else limits_of(self.spec).choices
 
+    @property
+    def typed(self) -> bool:
+        """Whether it is a line of text.
+
+        So are numbers that may stay empty, for Gradio's own field sends 0 when it is, and numbers
+        beyond what JavaScript holds.
+        """
+        number = self.kind in (int, float)
+        return self.kind is str or (number and (self.optional or self._is_large))
+
     def shown(self, value: Any) -> Any:
         """A request's value as the component takes it."""
         if value is None:
-            return "" if self.choices or self.kind is str else None
-        return str(value) if self._as_text else value
+            return ""
+        if self.typed and self.kind is not str:
+            return f"{value:g}" if isinstance(value, float) else str(value)
+        return value
 
     def read(self, value: Any) -> Any:
         """A component's value as a request takes it; what is wrong is left for it to refuse.
 
         Raises:
-            RequestError: text where a whole number belongs.
+            RequestError: text where a number belongs.
         """
-        if self.optional and (value is None or value == ""):
+        if self.optional and (value is None or not str(value).strip()):
             return None
         if value is None:
             return default_of(self.spec)
-        if self._as_text:
-            text = str(value).strip()
-            if not text.isascii() or not text.isdigit():
-                raise RequestError(f"{self.name}: {text[:40]!r} is not a whole number")
-            return int(text) if len(text) < 30 else 2**63
+        if self.typed and self.kind is not str:
+            return number_in(self.name, str(value), whole=self.kind is int)
         return value
 
     @property
-    def typed(self) -> bool:
-        """Whether it is a line of text."""
-        return self.kind is str or self._as_text
-
-    @property
-    def _as_text(self) -> bool:
+    def _is_large(self) -> bool:
         limits = limits_of(self.spec)
         return self.kind is int and (limits.maximum or 0) > _EXACT
+
+
+def number_in(name: str, text: str, *, whole: bool = False) -> int | float:
+    """A number that somebody typed.
+
+    Raises:
+        RequestError: it is none.
+    """
+    text = text.strip()
+    pattern = r"\d{1,20}" if whole else r"\d{1,15}([.,]\d{1,15})?"
+    if not re.fullmatch(pattern, text, re.ASCII):
+        kind = "a whole number" if whole else "a number"
+        raise RequestError(f"{name}: {text[:40]!r} is not {kind}")
+    return int(text) if whole else float(text.replace(",", "."))
 
 
 def controls() -> tuple[Control, ...]:
@@ -142,7 +161,6 @@ def component(control: Control) -> Component:
         maximum=limits.maximum,
         precision=0 if control.kind is int else None,
         step=1 if control.kind is int else 0.01,
-        placeholder=word(_default_word(control)) if control.optional else None,
         **named,
     )
 

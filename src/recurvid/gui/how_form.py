@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.components import Component
 
 from recurvid.errors import InputError
+from recurvid.gui.form import number_in
 from recurvid.gui.models_panel import FORMS
 from recurvid.gui.words import word
 from recurvid.jobs.states import HowToRun
@@ -30,7 +31,7 @@ def components() -> list[Component]:
     return [
         gr.Dropdown(kernel_choices(()), value=_AUTO, filterable=False, **named("attention")),
         gr.Dropdown([_AUTO, *FORMS], value=_AUTO, filterable=False, **named("weights")),
-        gr.Number(value=None, minimum=1, maximum=4096, placeholder=word("auto"), **named("vram")),
+        gr.Textbox(value="", placeholder=word("auto"), max_length=20, **named("vram")),
         gr.Dropdown(list(_DTYPES), value=_AUTO, filterable=False, **named("dtype")),
         gr.Checkbox(value=False, **named("compiled")),
     ]
@@ -55,7 +56,7 @@ def how_from(values: Sequence[Any], device: str) -> HowToRun:
     return HowToRun(
         device=device,
         dtype=given["dtype"],
-        vram=given["vram"] or None,
+        vram=vram_from(given["vram"]),
         attention=given["attention"] or _AUTO,
         weights=given["weights"],
         compiled=bool(given["compiled"]),
@@ -64,4 +65,19 @@ def how_from(values: Sequence[Any], device: str) -> HowToRun:
 
 def shown(how: HowToRun) -> list[Any]:
     """The choices as values of the components."""
-    return [getattr(how, name) for name in FIELDS]
+    values = {name: getattr(how, name) for name in FIELDS}
+    return list({**values, "vram": "" if how.vram is None else f"{how.vram:g}"}.values())
+
+
+def vram_from(text: str | None) -> float | None:
+    """GiB as typed; None for nothing.
+
+    Raises:
+        InputError: no number, or none from 1 to 4096.
+    """
+    if text is None or not text.strip():
+        return None
+    amount = float(number_in("memory", text))
+    if not 1 <= amount <= 4096:
+        raise InputError(f"memory: {amount:g} GiB is not between 1 and 4096")
+    return amount

@@ -88,8 +88,6 @@ class Machine:
             raise InputError(f"model {model[:40]!r} is unknown; one of {', '.join(KNOWN)}")
         sides = parse_size(size or "832x480")
         text = f"{sides}" if isinstance(sides, int) else f"{sides[0]}x{sides[1]}"
-        if vram is not None and not 1 <= vram <= 4096:
-            raise InputError("memory: 1 to 4096 GiB can be planned for")
         card = [] if vram is None else ["--vram", f"{vram:g}"]
         return self._run(["--model", model, "--size", text, *card])
 

@@ -9,6 +9,7 @@ import gradio as gr
 
 from recurvid.checkpoints.known import KNOWN
 from recurvid.gui import models_panel
+from recurvid.gui.how_form import vram_from
 from recurvid.gui.page import QUIET, Page, panel, told
 from recurvid.gui.words import word
 
@@ -28,27 +29,29 @@ def build(page: Page) -> ModelsTab:
     planned = [name for name, spec in KNOWN.items() if not spec.bundled]
     with gr.Accordion(word("memory"), open=True, elem_id="memory-drawer"):
         gr.Markdown(word("memory.note"), elem_classes="rv-note")
-        with gr.Row():
+        with gr.Row(equal_height=False):
             model = gr.Dropdown(
                 planned, value=planned[0], label=word("memory.model"), filterable=False,
                 elem_id="memory-model", min_width=180,
             )  # fmt: skip
             size = gr.Textbox("832x480", label=word("memory.size"), max_length=20, min_width=140)
-            vram = gr.Number(
-                value=None, minimum=1, maximum=4096, label=word("memory.vram"), min_width=180,
-                elem_id="memory-vram",
-            )  # fmt: skip
-            draw = gr.Button(word("memory.draw"), elem_id="memory-draw", min_width=140)
-        plan = gr.HTML(elem_id="memory-plan", padding=False)
+            vram = gr.Textbox(
+                label=word("memory.vram"), max_length=20, min_width=180, elem_id="memory-vram"
+            )
+            draw = gr.Button(
+                word("memory.draw"), variant="primary", elem_id="memory-draw", min_width=140
+            )
+        plan = panel("memory-plan")
     with gr.Accordion(word("kernels"), open=True, elem_id="kernels-drawer"):
         kernels = panel("kernels")
         look = gr.Button(word("kernels.look"), size="sm", elem_id="kernels-look")
 
-    def drawn(model: str, size: str, vram: float | None, request: gr.Request) -> Any:
+    def drawn(model: str, size: str, vram: str, request: gr.Request) -> Any:
         language = page.visitor(request).language
 
         def draw() -> str:
-            return models_panel.memory_plan(page.machine.plan(model, size, vram), language)
+            plan = page.machine.plan(model, size, vram_from(vram))
+            return models_panel.memory_plan(plan, language)
 
         return told(draw, gr.skip())
 

@@ -47,6 +47,7 @@
 		if (kept) document.body.classList.toggle("dark", kept === "1");
 	} catch {}
 
+	document.documentElement.lang = navigator.language || "en";
 	window.recurvidPanel = (element, trigger) => {
 		element.addEventListener("click", (event) => {
 			const button = event.target.closest("button[data-do], button[data-copy], button[data-prompt], button[data-dark]");

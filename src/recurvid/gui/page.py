@@ -66,7 +66,14 @@ def panel(elem_id: str, value: str = "") -> gr.HTML:
     """HTML of ours whose buttons (``data-do``) raise the event "act"."""
     script = SCRIPT.read_text("utf-8")
     listen = "window.recurvidPanel(element, (name, data) => trigger('act', data));"
-    return gr.HTML(value, elem_id=elem_id, js_on_load=f"{script}\n{listen}", padding=False)
+    return gr.HTML(
+        value,
+        elem_id=elem_id,
+        elem_classes="rv-panel",
+        js_on_load=f"{script}\n{listen}",
+        apply_default_css=False,
+        padding=False,
+    )
 
 
 def told(work: Callable[[], T], otherwise: T) -> T:

@@ -1,0 +1,338 @@
+"""The page driven in a real browser, with the bundled model behind it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.browser import CHROMIUM, SWITCHES, Watched, page_process
+
+pytest.importorskip("gradio", reason="the page needs the extra gui")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+
+from recurvid.generation.request import GenerationRequest  # noqa: E402
+from recurvid.jobs.states import Job, JobState  # noqa: E402
+from recurvid.jobs.store import JobStore  # noqa: E402
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+
+PICTURE = Path(__file__).parents[2] / "examples" / "valley.jpg"
+LONG = {"prompt": "pan right", "seconds": "6", "size": "96", "steps": "120"}
+SHORT = {"prompt": "pan left", "seconds": "1", "size": "64", "steps": "2"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("page") / "home"
+
+
+@pytest.fixture(scope="module")
+def address(home: Path) -> Iterator[str]:
+    with page_process(home) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        made = started.chromium.launch(executable_path=CHROMIUM, args=list(SWITCHES))
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def store(home: Path, address: str) -> Iterator[JobStore]:
+    """The page's own queue, emptied afterwards so that no test waits for another's job."""
+    opened = JobStore(home)
+    yield opened
+    for job in opened.list():
+        if job.state.is_active:
+            opened.cancel(job.id)
+    await_that(lambda: not any(job.state.is_active for job in opened.list()))
+    for job in opened.list():
+        opened.delete(job.id)
+    opened.close()
+
+
+@pytest.fixture
+def view(browser: Any, address: str, store: JobStore) -> Iterator[Watched]:
+    """The page, in English and at desktop size; whatever it complained about fails the test."""
+    watched = Watched.open(
+        browser, address, locale="en-US", viewport={"width": 1300, "height": 900}
+    )
+    yield watched
+    watched.page.context.close()
+    assert watched.errors == []
+    assert watched.elsewhere == []
+
+
+def await_that(true: Any, seconds: float = 90) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def only(store: JobStore) -> Job:
+    (job,) = store.list()
+    return job
+
+
+def done(store: JobStore) -> Job:
+    await_that(lambda: only(store).state is JobState.DONE)
+    return only(store)
+
+
+def test_a_picture_becomes_a_video_that_plays(view: Watched, store: JobStore):
+    view.ask(PICTURE, **SHORT)
+    view.page.wait_for_selector("#stage .rv-badge.rv-done")
+    video = view.page.locator("#stage video")
+    view.page.wait_for_function("document.querySelector('#stage video').readyState >= 2")
+    job = only(store)
+    assert job.plan is not None
+    assert video.evaluate("v => v.duration") == pytest.approx(job.plan.seconds, abs=0.1)
+    assert video.evaluate("v => [v.videoWidth, v.videoHeight]") == [job.width, job.height]
+    assert job.request == GenerationRequest(prompt="pan left", seconds=1.0, size="64", steps=2)
+    view.page.get_by_role("tab", name="History").click()
+    assert "pan left" in view.page.inner_text("#history .rv-card")
+    with view.page.expect_download() as download:
+        view.page.click("#history .rv-card a[download]")
+    assert download.value.path().read_bytes()[4:8] == b"ftyp"
+
+
+def test_a_running_job_is_watched_stopped_and_continued(
+    view: Watched, store: JobStore, browser: Any, address: str
+):
+    view.ask(PICTURE, **LONG)
+    view.page.wait_for_selector("#stage .rv-preview img")
+    sources = "document.querySelector('#stage .rv-preview img').src"
+    first = view.page.evaluate(sources)
+    view.page.wait_for_function(f"{sources} !== {first!r}")
+    assert view.page.locator("#stage .rv-section").count() == 2
+    # The inverted order: the first section that is made is the last one in time.
+    running = view.page.locator("#stage .rv-section.rv-running")
+    assert running.inner_text() == "1"
+    assert "end is made first" in view.page.inner_text("#stage .rv-timeline")
+
+    view.page.reload()
+    view.page.wait_for_selector("#stage .rv-badge.rv-running")
+    second = Watched.open(browser, address, locale="en-US")
+    second.page.wait_for_selector("#stage .rv-preview img")
+    assert second.errors == []
+
+    view.page.wait_for_selector("#stage .rv-film video")
+    view.page.wait_for_selector("#stage .rv-section.rv-done")
+    view.do("cancel")
+    view.page.wait_for_selector("#stage .rv-badge.rv-cancelled")
+    second.page.wait_for_selector("#stage .rv-badge.rv-cancelled")
+    second.page.context.close()
+    kept = only(store).progress.done_sections
+    assert kept == (0,)
+    assert view.page.locator("#stage .rv-section.rv-done").count() == 1
+
+    view.do("resume")
+    view.page.wait_for_selector("#stage .rv-badge.rv-running")
+    view.page.wait_for_selector("#stage .rv-badge.rv-done")
+    assert only(store).attempts == 2
+
+
+def test_settings_come_back_out_of_a_dropped_video(view: Watched, store: JobStore, tmp_path: Path):
+    asked = GenerationRequest(
+        prompt="the camera pans left", seconds=1.5, size="64", steps=3, seed=2**60 + 1, crf=21,
+        step_cache="taylor",
+    )  # fmt: skip
+    job = store.add(asked, PICTURE)
+    done(store)
+    video = store.video(job.id)
+    assert video is not None
+    dropped = tmp_path / "someone's video.mp4"
+    dropped.write_bytes(video.read_bytes())
+    view.page.click("#presets-drawer > button")
+    view.page.wait_for_selector("#replay input[type=file]", state="attached")
+    view.page.set_input_files("#replay input[type=file]", dropped)
+    view.page.wait_for_function(
+        "document.querySelector('#field-prompt textarea').value === 'the camera pans left'"
+    )
+    view.page.click("#advanced > button")
+    view.page.wait_for_selector("#field-seed")
+    shown = {name: view.value(name) for name in ("seconds", "seed", "size", "steps", "crf")}
+    assert shown == {
+        "seconds": "1.5",
+        "seed": str(2**60 + 1),
+        "size": "64",
+        "steps": "3",
+        "crf": "21",
+    }
+    view.page.set_input_files("#picture input[type=file]", PICTURE)
+    view.page.wait_for_selector("#picture img")
+    view.page.click("#generate")
+    await_that(lambda: len(store.list()) == 2)
+    again = store.list()[0]
+    # The video holds the request with the model's defaults filled in.
+    assert all(
+        getattr(again.request, name) == getattr(asked, name)
+        for name in ("prompt", "seconds", "size", "steps", "seed", "crf", "step_cache")
+    )
+
+
+def test_a_video_of_someone_else_is_refused_in_words(view: Watched, tmp_path: Path):
+    other = tmp_path / "other.png"
+    other.write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    view.page.click("#presets-drawer > button")
+    view.page.wait_for_selector("#replay input[type=file]", state="attached")
+    view.page.set_input_files("#replay input[type=file]", other)
+    view.page.wait_for_selector("text=carries no settings of RecurVid")
+
+
+def test_the_queue_is_rearranged(view: Watched, store: JobStore):
+    store.add(GenerationRequest(seconds=6.0, size="96", steps=200), PICTURE, title="long")
+    for number in (1, 2, 3):
+        store.add(
+            GenerationRequest(seconds=1.0, size="64", steps=2), PICTURE, title=f"job {number}"
+        )
+    view.page.get_by_role("tab", name="Queue").click()
+    view.page.wait_for_function("document.querySelectorAll('#queue .rv-row').length === 4")
+    view.page.wait_for_selector("#queue .rv-row .rv-running")
+
+    def row(title: str) -> Any:
+        return view.page.locator("#queue .rv-row", has_text=title)
+
+    row("job 3").locator("[data-do=up]").click()
+    await_that(lambda: [job.title for job in store.queue()] == ["job 1", "job 3", "job 2"])
+    row("job 1").locator("[data-do=down]").click()
+    await_that(lambda: [job.title for job in store.queue()] == ["job 3", "job 1", "job 2"])
+    row("job 2").locator("[data-do=duplicate]").click()
+    await_that(lambda: [job.title for job in store.queue()][-2:] == ["job 2", "job 2"])
+    row("job 1").locator("[data-do=delete]").click()
+    assert len(store.queue()) == 4, "a first click only asks"
+    row("job 1").locator("[data-do=delete]").click()
+    await_that(lambda: "job 1" not in [job.title for job in store.queue()])
+    row("job 3").locator("[data-do=edit]").click()
+    view.page.wait_for_selector("#stop-editing")
+    view.fill("prompt", "changed")
+    view.page.click("#generate")
+    await_that(lambda: store.queue()[0].request.prompt == "changed")
+    assert store.queue()[0].request.steps == 2
+
+
+def test_a_folder_of_pictures_becomes_jobs(view: Watched, store: JobStore, tmp_path: Path):
+    for name in ("b.jpg", "a.jpg"):
+        (tmp_path / name).write_bytes(PICTURE.read_bytes())
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    view.fill("prompt", "pan right")
+    view.page.click("#advanced > button")
+    view.page.wait_for_selector("#field-size")
+    view.fill("size", "64")
+    view.fill("steps", "2")
+    view.fill("seconds", "1")
+    view.page.get_by_role("tab", name="Queue").click()
+    view.page.click("#batch-drawer > button")
+    view.page.wait_for_selector("#batch-files input[type=file]", state="attached")
+    view.page.set_input_files("#batch-files input[type=file]", sorted(tmp_path.iterdir()))
+    view.page.wait_for_selector("#batch-files >> text=broken")
+    view.page.click("#batch-start")
+    view.page.wait_for_selector("text=2 jobs queued")
+    view.page.wait_for_selector("text=1 refused")
+    assert [job.title for job in store.list(newest_first=False)] == ["a", "b"]
+    assert {job.request.size for job in store.list()} == {"64"}
+
+
+def test_what_a_user_types_is_text_everywhere(view: Watched, store: JobStore):
+    nasty = "<img src=x onerror=\"document.title='hit'\"> {{value}} ${document.title='hit'} `"
+    store.add(
+        GenerationRequest(prompt=nasty, seconds=1.0, size="64", steps=1), PICTURE, title=nasty
+    )
+    done(store)
+    view.page.wait_for_selector("#stage .rv-badge.rv-done")
+    assert view.page.inner_text("#stage .rv-prompt") == nasty
+    view.page.get_by_role("tab", name="History").click()
+    view.page.click("#history summary")
+    assert nasty in view.page.inner_text("#history .rv-card")
+    assert view.page.title() == "RecurVid"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_nothing_scrolls_sideways(
+    browser: Any, address: str, store: JobStore, scheme: str
+):
+    store.add(GenerationRequest(prompt="x" * 300, seconds=1.0, size="64", steps=1), PICTURE)
+    done(store)
+    phone = {"viewport": {"width": 360, "height": 780}, "is_mobile": True, "has_touch": True}
+    view = Watched.open(browser, address, locale="en-US", color_scheme=scheme, **phone)
+    view.page.wait_for_selector("#stage .rv-badge.rv-done")
+    for drawer in ("end-drawer", "advanced", "how-drawer", "presets-drawer", "help-drawer"):
+        view.page.click(f"#{drawer} > button")
+    view.page.wait_for_selector("#help .rv-quote")
+    for tab in ("Create", "Queue", "History", "Models"):
+        view.page.get_by_role("tab", name=tab).click()
+        view.page.wait_for_timeout(200)
+        width = view.page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 360, tab
+    background = view.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    lightness = (
+        sum(int(part) for part in background.removeprefix("rgb(").rstrip(")").split(",")) / 3
+    )
+    assert (lightness < 60) == (scheme == "dark")
+    assert view.errors == []
+    view.page.context.close()
+
+
+@pytest.mark.parametrize(
+    ("locale", "button", "help"),
+    [("ja-JP", "生成", "主役"), ("zh-CN", "生成", "主体"), ("fr-FR", "Generate", "subject")],
+)
+def test_languages(browser: Any, address: str, locale: str, button: str, help: str):
+    view = Watched.open(browser, address, locale=locale)
+    assert view.page.inner_text("#generate").strip() == button
+    view.page.click("#help-drawer > button")
+    view.page.wait_for_selector("#help .rv-quote")
+    assert help in view.page.inner_text("#help")
+    assert view.errors == []
+    view.page.context.close()
+
+
+def test_the_keyboard_reaches_everything_in_order(view: Watched):
+    view.page.evaluate("document.activeElement.blur()")
+    seen: list[str] = []
+    where = """() => { const e = document.activeElement;
+        const own = e.closest('[id^=field-],#picture,#generate,#advanced,#how-drawer,'
+            + '#presets-drawer,#help-drawer,#end-drawer,[role=tab]');
+        return e.dataset.dark ? 'dark' : own ? (own.id || own.textContent.trim()) : '' }"""
+    for _ in range(60):
+        view.page.keyboard.press("Tab")
+        name = view.page.evaluate(where)
+        if name and (not seen or seen[-1] != name):
+            seen.append(name)
+    wanted = ["dark", "picture", "field-prompt", "field-seconds", "generate", "end-drawer",
+              "advanced", "how-drawer", "presets-drawer", "help-drawer"]  # fmt: skip
+    found = [name for name in seen if name in wanted]
+    assert found[: len(wanted)] == wanted
+    view.page.focus("#advanced > button")
+    view.page.keyboard.press("Enter")
+    view.page.wait_for_selector("#field-schedule")
+
+
+def test_an_example_fills_the_prompt_and_a_preset_the_form(view: Watched):
+    view.page.click("#help-drawer > button")
+    view.page.click("#help [data-prompt] >> nth=0")
+    assert "fox" in view.value("prompt")
+    view.page.click("#presets-drawer > button")
+    view.page.click("#preset input")
+    view.page.click("[role=option] >> nth=0")
+    view.page.click("#preset-apply")
+    view.page.click("#advanced > button")
+    view.page.wait_for_function("document.querySelector('#field-size textarea')?.value === '320'")
+    assert "fox" in view.value("prompt"), "a preset leaves the prompt alone"
+    assert view.value("step_cache") == "teacache"
+
+
+def test_no_picture_is_a_sentence(view: Watched, store: JobStore):
+    view.page.click("#generate")
+    view.page.wait_for_selector("text=Add a start picture first")
+    assert store.list() == []
