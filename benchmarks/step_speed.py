@@ -31,7 +31,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ import torch.nn.functional as F
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
 
+import rounding_parts  # noqa: E402
+import saved_kernels  # noqa: E402
 from model_parity_gpu import TINY, Bench, device_name, relative  # noqa: E402
 
 from recurvid.models.compiled import compile_blocks, fuse_products  # noqa: E402
@@ -100,6 +102,7 @@ VARIANTS: dict[str, Variant] = {
     "fp8": Variant(form="fp8", product=products.fp8_row_product),
     "int8-fused": Variant(form="int8", product="best", fused=True),
     "int8+fp8-attention": Variant("cudnn-fp8", "int8", "best", fused=True),
+    "fp8-fused": Variant(form="fp8", product=products.fp8_row_product, fused=True),
     "int8": Variant(form="int8", product="best"),
     "compiled-fused": Variant(fused=True),
     "fp8-after": Variant(form="fp8", product=products.fp8_product),
@@ -121,8 +124,10 @@ VARIANTS: dict[str, Variant] = {
     "torch-flash": Variant("torch-flash"),
 }
 ON_REQUEST = list(VARIANTS)[list(VARIANTS).index("compiled-tuned") :]
-STAGES = ("checks", "kernels")
-DEFAULT = [*STAGES, *(name for name in VARIANTS if name not in ON_REQUEST)]
+#: What "@best..." chooses from: kernels whose name begins so, as attention_speed.py has timed them.
+BEST = {"best": ("saved:t", "cudnn", "flash"), "best-qk8": ("saved:qk8",), "best-8": ("saved:f8",)}
+STAGES = ("checks", "kernels", "parts")
+DEFAULT = ["checks", "kernels", *(name for name in VARIANTS if name not in ON_REQUEST)]
 
 
 def main() -> int:
@@ -141,6 +146,13 @@ def main() -> int:
     return 1 if run.failed else 0
 
 
+def named(name: str) -> Variant:
+    """A variant by name; "form@kernel" is the form with another attention kernel."""
+    form, _, attention = name.partition("@")
+    variant = VARIANTS[form]
+    return replace(variant, attention=attention) if attention else variant
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -157,7 +169,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--no-truth", action="store_true", help="no fp32 pass: 25 s less")
     args = parser.parse_args()
     args.names = args.variants.split(",") if args.variants else DEFAULT
-    if unknown := [name for name in args.names if name not in (*STAGES, *VARIANTS)]:
+    known = (*STAGES, *VARIANTS)
+    if unknown := [name for name in args.names if name.partition("@")[0] not in known]:
         parser.error(f"unknown variants {', '.join(unknown)}; see --list")
     if args.device is None:
         args.device = "cpu" if args.tiny and not torch.cuda.is_available() else "cuda"
@@ -216,11 +229,13 @@ class Run:
             print(f"{name:22} skipped: {left:.0f} s left", flush=True)
             return
         try:
-            if name in STAGES:
+            if name == "parts":
+                self.result[name] = self.parts()
+            elif name in STAGES:
                 stage = {"checks": checks, "kernels": kernels}[name]
                 self.result[name] = stage(self.device)
             else:
-                self.variant(name, VARIANTS[name])
+                self.variant(name, named(name))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the list must go on
             self.failed.append(name)
             said = f"{type(error).__name__}: {str(error).strip()[:400]}"
@@ -252,8 +267,10 @@ class Run:
     def variant(self, name: str, variant: Variant) -> None:
         """Build, check, time and profile one form of the model."""
         attention = self.attention(variant.attention)
+        if variant.attention != attention.name:
+            print(f"    attention: {attention.name}", flush=True)
         torch.cuda.reset_peak_memory_stats() if self.cuda else None
-        model, facts = self.build(variant)
+        model, facts = self.build(replace(variant, attention=attention.name))
         step = self.step_of(model, variant, attention)
         begun = time.perf_counter()
         out = step()
@@ -276,6 +293,22 @@ class Run:
             facts["profile"] = profile(step)
             print("    " + ", ".join(f"{k} {v:.0f} ms" for k, v in facts["profile"]["ms"].items()),
                   flush=True)  # fmt: skip
+
+    def parts(self) -> dict[str, dict[str, float]]:
+        """Errors with the products of some layers rounded in some way, uncompiled."""
+        found: dict[str, dict[str, float]] = {}
+        for way, kind in rounding_parts.TRIED:
+            if time.perf_counter() - self.start > self.args.seconds - self.args.reserve:
+                break
+            model = sharing(self.bench.model)
+            count = rounding_parts.simulate(model, rounding_parts.WAYS[way], kind)
+            out = self.step_of(model, Variant(prepared=False), self.attention("cudnn"))()
+            found[f"{way}: {kind}"] = {"layers": count, **self.errors(out)}
+            words = ", ".join(f"{k} {v:.4f}" for k, v in self.errors(out).items())
+            print(f"  {way:30} {kind:18} {count:4} layers: {words}", flush=True)
+            del model, out
+            self.clean()
+        return found
 
     def build(self, variant: Variant) -> tuple[PackedDiT, dict[str, Any]]:
         """A model over the same weights, converted and compiled."""
@@ -323,9 +356,11 @@ class Run:
     def attention(self, name: str) -> AttentionBackend:
         """The kernel; on a CPU something that can stand in for it."""
         spec = AttentionSpec(self.device.type, torch.bfloat16, 128)
-        reason = ATTENTION[name].why_not(spec)
+        known = {**ATTENTION, **saved_kernels.backends()}
+        name = self.fastest(BEST[name]) if name in BEST and self.cuda else name
+        reason = known[name].why_not(spec) if name in known else "there is no such kernel"
         if reason is None:
-            return ATTENTION[name]
+            return known[name]
         if self.cuda:
             raise RuntimeError(f"attention {name}: {reason}")
         if name == "cudnn-fp8":
@@ -333,6 +368,15 @@ class Run:
                 "simulated", lambda q, k, v, _: simulated(q, k, v), lambda _: ""
             )
         return ATTENTION["sdpa"]
+
+    def fastest(self, begin: tuple[str, ...]) -> str:
+        """The fastest right kernel whose name begins so, by attention_speed.py's file."""
+        known = json.loads((self.path.parent / "attention-speed.json").read_text())
+        fit = {n: f["ms"] for n, f in known.items() if n.startswith(begin) and f.get("right")}
+        fit = {n: ms for n, ms in fit.items() if n != "cudnn-fp8"}
+        if not fit:
+            raise RuntimeError(f"no kernel named {' or '.join(begin)}... has been found right")
+        return min(fit, key=lambda n: fit[n])
 
     def beside(self, model: PackedDiT) -> int:
         """Bytes of the bf16 model that a converted one does not share: they only lie there."""
@@ -453,6 +497,7 @@ def checks(device: torch.device) -> dict[str, Any]:
         a, c = rand(517, 3072).bfloat16(), rand(517, 12288).bfloat16()
         joined = torch.cat([a.double(), F.gelu(c.double(), approximate="tanh")], dim=-1)
         check("round rows of two", 2e-2, lambda: undone(*round_rows(a, c, True)), joined)
+        check("rows of two, fp8", 4e-2, lambda: undone(*round_rows(a, c, True, True)), joined)
     (x8, xs), (w8, ws) = to_e4m3(x), to_e4m3(w)
     exact = products.plain_product(x8.double(), xs, w8.double(), ws, b)
     check("fp8 scaled by rows", 5e-3, lambda: products.fp8_row_product(x8, xs, w8, ws, b), exact)
@@ -553,7 +598,7 @@ def kernel_ms(call: Callable[[], Any], device: torch.device) -> float:
 
 
 KINDS = (
-    ("attention", r"sdpa|fmha|flash|attention|attn"),
+    ("attention", r"sdpa|fmha|flash|attention|attn|cutlass___call__|kernel_cutlass"),
     ("products", r"gemm|nvjet|cutlass|int8_kernel|xmma|wgmma|cublas"),
     ("compiled", r"^triton"),
 )

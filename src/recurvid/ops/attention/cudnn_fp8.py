@@ -1,9 +1,10 @@
 """fp8 attention of cuDNN through ``nvidia-cudnn-frontend``: Hopper and newer, forward only.
 
-One factor a tensor for q, k and v; K is smoothed. The plan of a shape is built at its first call
-and kept by the op's own cache. Scores are scaled to fp8 by 448: weights of a softmax are at most
-1. The output comes in the inputs' type where cuDNN can write it, else in fp8: it is a mean of
-rows of V, so V's factor holds it.
+q and k take a fixed factor (they come from a norm), K without its mean over the tokens; V without
+its mean and with a factor a channel, both put back after the kernel. The plan of a shape is built
+at its first call and kept. Scores are scaled to fp8 by 448: weights of a softmax are at most 1.
+The kernel writes fp8 (version 1.16 has no other): the output is a mean of rows of V, so V's factor
+holds it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ import torch
 from torch import Tensor
 
 from recurvid.ops.attention.backend import AttentionBackend
-from recurvid.ops.attention.eight_bit import E4M3, E4M3_MAX, smoothed, to_e4m3
+from recurvid.ops.attention.eight_bit import (
+    E4M3,
+    E4M3_MAX,
+    FIXED,
+    around_mean,
+    normed_to_e4m3,
+    smoothed,
+)
 from recurvid.ops.attention.requirements import Requirements, loaded
 from recurvid.ops.attention.sdpa import SHORT
 from recurvid.ops.attention.sdpa import attend as exact
@@ -38,85 +46,70 @@ class Shape:
     keys: int
     heads: int
     channels: int
-    dtype: torch.dtype
     device: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A built graph, its scratch memory and the type of what it writes."""
+    """A built graph, its scratch memory and its factors, in the order of ``FACTORS``."""
 
     graph: Any
     handle: Any
     workspace: Tensor
-    writes: torch.dtype
+    factors: tuple[Tensor, ...]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of cuDNN in fp8, K smoothed, one factor a tensor."""
+    """Attention of cuDNN in fp8; q and k must come from a norm."""
     assert mask is None
     if q.shape[1] < SHORT:
         return exact(q, k, v, mask)
-    (q8, fq), (k8, fk), (v8, fv) = map(to_e4m3, (q, smoothed(k), v))
-    return _attend_e4m3(q8, k8, v8, torch.stack([fq, fk, fv]), q.dtype)
+    mean, reach, inner = around_mean(v)
+    v8 = (inner * E4M3_MAX).to(E4M3)
+    out = _attend_e4m3(normed_to_e4m3(q), normed_to_e4m3(smoothed(k)), v8)
+    return (out.float() * (reach / E4M3_MAX) + mean).to(v.dtype)
 
 
 @torch.library.custom_op(
     "recurvid::cudnn_fp8_attention",
     mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor factors, ScalarType dtype) -> Tensor",
+    schema="(Tensor q, Tensor k, Tensor v) -> Tensor",
 )
-def _attend_e4m3(q: Tensor, k: Tensor, v: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
-    """fp8 q, k, v (b, n, heads, head_dim) and their factors (3,) to the output in ``dtype``."""
+def _attend_e4m3(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """fp8 q and k times ``FIXED``, and v (b, n, heads, head_dim), to fp8 in v's measure."""
     q, k, v = (x.contiguous() for x in (q, k, v))
     b, n, heads, channels = q.shape
-    index = q.device.index or 0
-    plan = plan_of(Shape(b, n, k.shape[1], heads, channels, dtype, index))
+    plan = plan_of(Shape(b, n, k.shape[1], heads, channels, q.device.index or 0))
     library = loaded(LIBRARY)
     library.set_stream(plan.handle, torch.cuda.current_stream(q.device).cuda_stream)
-    return run(plan, (q, k, v), factors, dtype)
+    return run(plan, (q, k, v))
 
 
 @_attend_e4m3.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.empty(q.shape, dtype=dtype, device=q.device)
+def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.empty(q.shape, dtype=E4M3, device=q.device)
 
 
-def run(
-    plan: Plan, inputs: tuple[Tensor, Tensor, Tensor], factors: Tensor, dtype: torch.dtype
-) -> Tensor:
+def run(plan: Plan, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Execute a plan on fp8 tensors."""
     q, k, v = inputs
-    out = torch.empty(q.shape, dtype=plan.writes, device=q.device)
-    one = torch.ones((), device=q.device)
-    narrow = plan.writes == E4M3
-    scalars = (
-        *factors.unbind(),
-        one / E4M3_MAX,
-        one * E4M3_MAX,
-        1 / factors[2] if narrow else one,
-    )
+    out = torch.empty_like(q)
     scratch = torch.empty(2, device=q.device)
     tensors = {Q: q, K: k, V: v, OUT: out, AMAX_S: scratch[:1], AMAX_O: scratch[1:]}
-    tensors |= {FIRST_FACTOR + i: value.contiguous() for i, value in enumerate(scalars)}
+    tensors |= {FIRST_FACTOR + i: value for i, value in enumerate(plan.factors)}
     plan.graph.execute(tensors, plan.workspace, handle=plan.handle)
-    return (out.float() * factors[2]).to(dtype) if narrow else out
+    return out
 
 
 @lru_cache(maxsize=16)
 def plan_of(shape: Shape) -> Plan:
-    """The plan of a shape: first one that writes the wanted type, else one that writes fp8."""
+    """The plan of a shape, built at its first call."""
     library = loaded(LIBRARY)
-    handle = library.create_handle()
-    try:
-        return _build(library, handle, shape, shape.dtype)
-    except Exception:  # noqa: BLE001 - cuDNN's own class, different from version to version
-        return _build(library, handle, shape, E4M3)
+    return _build(library, library.create_handle(), shape)
 
 
-def _build(library: ModuleType, handle: Any, shape: Shape, writes: torch.dtype) -> Plan:
+def _build(library: ModuleType, handle: Any, shape: Shape) -> Plan:
     types = library.data_type
-    names = {torch.bfloat16: types.BFLOAT16, torch.float16: types.HALF, E4M3: types.FP8_E4M3}
     graph = library.pygraph(
         io_data_type=types.FP8_E4M3,
         intermediate_data_type=types.FLOAT,
@@ -135,7 +128,7 @@ def _build(library: ModuleType, handle: Any, shape: Shape, writes: torch.dtype) 
     out, _, amax_s, amax_o = graph.sdpa_fp8(
         q=q, k=k, v=v, **factors, is_inference=True, attn_scale=shape.channels**-0.5
     )
-    out.set_output(True).set_uid(OUT).set_data_type(names[writes])
+    out.set_output(True).set_uid(OUT).set_data_type(types.FP8_E4M3)
     out.set_dim([shape.batch, shape.heads, shape.queries, shape.channels])
     out.set_stride(_strides(shape, shape.queries))
     for amax, uid in ((amax_s, AMAX_S), (amax_o, AMAX_O)):
@@ -144,7 +137,9 @@ def _build(library: ModuleType, handle: Any, shape: Shape, writes: torch.dtype) 
     graph.build([library.heur_mode.A])
     size = max(1, graph.get_workspace_size())
     space = torch.empty(size, dtype=torch.uint8, device=f"cuda:{shape.device}")
-    return Plan(graph, handle, space, writes)
+    given = (1 / FIXED, 1 / FIXED, 1.0, 1 / E4M3_MAX, E4M3_MAX, 1.0)
+    one = torch.ones(1, device=space.device)
+    return Plan(graph, handle, space, tuple(one * value for value in given))
 
 
 def _strides(shape: Shape, tokens: int) -> list[int]:

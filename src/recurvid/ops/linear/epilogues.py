@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recurvid.ops.linear.layers import EightBitLinear, bias_of
-from recurvid.ops.linear.rounding import to_int8
+from recurvid.ops.linear.rounding import to_e4m3, to_int8
 from recurvid.ops.linear.triton_int8 import AVAILABLE, round_rows
 
 HALF = (torch.float16, torch.bfloat16)
@@ -61,14 +61,14 @@ def sum_of_products(layer: nn.Linear, a: Tensor, b: Tensor) -> Tensor:
 
 
 def rounds_in_one(layer: nn.Module, x: Tensor) -> bool:
-    """Whether an int8 layer can be fed by our kernel that bends, joins and rounds in one pass."""
-    fits = isinstance(layer, EightBitLinear) and layer.rounded is to_int8
+    """Whether an 8-bit layer can be fed by our kernel: it bends, joins and rounds in one pass."""
+    fits = isinstance(layer, EightBitLinear) and layer.rounded in (to_int8, to_e4m3)
     return AVAILABLE and fits and x.is_cuda
 
 
 def after_gelu(layer: nn.Module, raw: Tensor, beside: Tensor | None = None) -> Tensor:
-    """What an int8 ``layer`` makes of [beside, gelu(raw)] (..., k); each is read once."""
+    """What an 8-bit ``layer`` makes of [beside, gelu(raw)] (..., k); each is read once."""
     assert isinstance(layer, EightBitLinear)
     rows = None if beside is None else beside.flatten(0, -2)
-    codes, scale = round_rows(rows, raw.flatten(0, -2), True)
+    codes, scale = round_rows(rows, raw.flatten(0, -2), True, layer.rounded is to_e4m3)
     return layer.of_codes(codes, scale, raw)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from recurvid.ops.linear.products import int8_product
+from recurvid.ops.linear.rounding import E4M3
 
 AVAILABLE = find_spec("triton") is not None
 
@@ -78,7 +79,8 @@ if AVAILABLE:
 
     @triton.jit
     def round_kernel(  # noqa: PLR0913, D103
-        a, b, codes, scale, k_a, k_b, GELU: tl.constexpr, WIDTH: tl.constexpr
+        a, b, codes, scale, k_a, k_b,
+        GELU: tl.constexpr, FP8: tl.constexpr, WIDTH: tl.constexpr,
     ):  # fmt: skip
         # One program a token, the whole row in registers: read once, written once.
         row = tl.program_id(0).to(tl.int64)
@@ -90,34 +92,36 @@ if AVAILABLE:
             inner = 0.7978845608028654 * (x + 0.044715 * x * x * x)
             x = x / (1 + tl.exp(-2 * inner))
         x += tl.load(a + row * k_a + column, mask=left, other=0).to(tl.float32)
-        step = tl.maximum(tl.max(tl.abs(x), axis=0), 1e-12) / 127
-        tl.store(
-            codes + row * (k_a + k_b) + column, tl.floor(x / step + 0.5).to(tl.int8), mask=inside
-        )
+        step = tl.maximum(tl.max(tl.abs(x), axis=0), 1e-12) / (448 if FP8 else 127)
+        x = x / step
+        x = tl.minimum(tl.maximum(x, -448.0), 448.0) if FP8 else tl.floor(x + 0.5)
+        at = codes + row * (k_a + k_b) + column
+        tl.store(at, x.to(codes.dtype.element_ty), mask=inside)
         tl.store(scale + row, step)
 
 
 @torch.library.custom_op(
     "recurvid::round_rows",
     mutates_args=(),
-    schema="(Tensor? a, Tensor b, bool gelu) -> (Tensor, Tensor)",
+    schema="(Tensor? a, Tensor b, bool gelu, bool fp8=False) -> (Tensor, Tensor)",
 )
-def round_rows(a: Tensor | None, b: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
-    """Rows [a, b] or [a, gelu(b)], of (m, k_a) and (m, k_b), to int8 and scales (m, 1)."""
+def round_rows(a: Tensor | None, b: Tensor, gelu: bool, fp8: bool = False) -> tuple[Tensor, Tensor]:
+    """Rows [a, b] or [a, gelu(b)], of (m, k_a) and (m, k_b), to int8 or e4m3, scales (m, 1)."""
     b = b.contiguous()
     a = b[:, :0] if a is None else a.contiguous()
     m, k_a, k_b = b.shape[0], a.shape[1], b.shape[1]
-    codes = torch.empty(m, k_a + k_b, dtype=torch.int8, device=b.device)
+    codes = torch.empty(m, k_a + k_b, dtype=E4M3 if fp8 else torch.int8, device=b.device)
     scale = torch.empty(m, 1, device=b.device)
     width = triton.next_power_of_2(k_a + k_b)
-    round_kernel[(m,)](a, b, codes, scale, k_a, k_b, GELU=gelu, WIDTH=width, num_warps=8)
+    flags = {"GELU": gelu, "FP8": fp8, "WIDTH": width}
+    round_kernel[(m,)](a, b, codes, scale, k_a, k_b, **flags, num_warps=8)
     return codes, scale
 
 
 @round_rows.register_fake
-def _(a: Tensor | None, b: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
+def _(a: Tensor | None, b: Tensor, gelu: bool, fp8: bool = False) -> tuple[Tensor, Tensor]:
     k = b.shape[1] + (0 if a is None else a.shape[1])
-    codes = torch.empty(b.shape[0], k, dtype=torch.int8, device=b.device)
+    codes = torch.empty(b.shape[0], k, dtype=E4M3 if fp8 else torch.int8, device=b.device)
     return codes, torch.empty(b.shape[0], 1, device=b.device)
 
 
