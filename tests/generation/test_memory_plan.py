@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,11 +11,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from recurvid.caching.magcache import PUBLISHED
+from recurvid.caching.protocol import Step
+from recurvid.caching.registry import CACHES, new_cache
 from recurvid.conditioning import Conditioning
 from recurvid.errors import InputError
 from recurvid.generation.memory_plan import (
     DECODE,
     DENOISE,
+    HELD,
     PHASES,
     TEXT,
     MemoryQuestion,
@@ -27,7 +32,9 @@ from recurvid.latents import LatentFrames
 from recurvid.memory.budget import GIB, MemoryBudget
 from recurvid.models.packed_dit.config import PRESETS
 from recurvid.models.packed_dit.model import PackedDiT
+from recurvid.models.quantized import bears_few_bits
 from recurvid.ops.attention.backend import AttentionBackend
+from recurvid.ops.linear.forms import FORMS, convert
 from recurvid.packing.kernel import Kernel
 from recurvid.packing.pack import ContextGroup, PackedContext
 
@@ -47,38 +54,104 @@ def test_sizes_of_the_13b_model():
     assert round((sum(sizes.blocks) + sizes.always) / 1e9, 1) == 18.2  # 9.08 billion in bf16
     assert round(sizes.once / 1e9, 1) == 7.6
     assert sizes.vectors == 2_224_128  # 362 vectors of 3072 in bf16
-    assert round(sum(backbone_sizes(FULL, weights=1).blocks) / 1e9, 1) == 9.1
+    assert round(sum(backbone_sizes(FULL, "int8").blocks) / 1e9, 1) == 9.1
 
 
-# vram, bytes a weight: resident blocks of 60, slots, side of a decoder tile, LLaMA layers of 32.
+# vram, form: resident blocks of 60, slots, side of a decoder tile, decoder beside it, LLaMA layers.
 @pytest.mark.parametrize(
-    ("vram", "weights", "resident", "slots", "tile", "llama"),
+    ("vram", "weights", "resident", "slots", "tile", "together", "llama"),
     [
-        (4, 2, 0, 1, 192, 2),
-        (6, 2, 6, 2, 256, 6),
-        (8, 2, 15, 2, 256, 11),
-        (12, 2, 34, 2, 256, 21),
-        (16, 2, 46, 2, 256, 32),
-        (24, 2, 60, 0, 0, 32),
-        (80, 2, 60, 0, 0, 32),
-        (4, 1, 1, 2, 192, 2),
-        (6, 1, 16, 2, 256, 6),
-        (8, 1, 35, 2, 256, 11),
-        (12, 1, 56, 2, 256, 21),
-        (16, 1, 60, 0, 256, 32),
+        (4, "auto", 0, 2, 192, False, 2),
+        (5, "auto", 3, 2, 192, False, 4),
+        (6, "auto", 7, 2, 256, False, 6),
+        (8, "auto", 17, 2, 256, False, 11),
+        (12, "auto", 36, 2, 256, False, 21),
+        (16, "auto", 47, 2, 256, False, 32),
+        (24, "auto", 60, 0, 256, True, 32),
+        (80, "auto", 60, 0, 0, True, 32),
+        (4, "int8", 4, 2, 192, False, 2),
+        (5, "int8", 11, 2, 192, False, 4),
+        (6, "int8", 19, 2, 256, False, 6),
+        (8, "int8", 38, 2, 256, False, 11),
+        (12, "int8", 60, 0, 256, False, 21),
+        (16, "int8", 60, 0, 256, True, 32),
+        (24, "int8", 60, 0, 256, True, 32),
+        (80, "int8", 60, 0, 0, True, 32),
+        (6, "fp8", 19, 2, 256, False, 6),
+        (6, "nf4", 40, 2, 256, False, 6),
     ],
 )
-def test_plans(vram, weights, resident, slots, tile, llama):
+def test_plans(vram, weights, resident, slots, tile, together, llama):
     budget = MemoryBudget.of(vram, ram=16 * GIB, disk=100 * GIB)
     asked = question(weights=weights)
     plan = plan_memory(budget, asked)
     plan.refuse("framepack")
     denoise = plan.phase(DENOISE)
     assert (len(denoise.resident), denoise.slots) == (resident, slots)
-    assert decode_tile(budget, asked) == tile
+    assert (decode_tile(budget, asked), plan.together) == (tile, together)
     assert len(plan.phase(TEXT).resident) == llama
     assert [phase.need.name for phase in plan.phases] == list(PHASES)
     assert all(phase.device <= budget.allocator for phase in plan.phases)
+    assert plan.ram <= (12 if weights != "auto" else 16) * GIB
+
+
+@pytest.mark.parametrize("vram", [6, 24, 80])
+@pytest.mark.parametrize("weights", ["auto", "int8"])
+def test_side_by_side_everything_is_counted(vram, weights):
+    asked = question(weights=weights)
+    plan = plan_memory(MemoryBudget.of(vram), asked)
+    blocks = sum(backbone_sizes(FULL, weights).blocks)
+    decode, denoise = plan.phase(DECODE).need, plan.phase(DENOISE).need
+    assert (decode.weights > blocks) == plan.together
+    assert (denoise.weights > 0.45e9) == plan.together
+
+
+def test_step_caches_are_counted():
+    """Against what each really holds after a run: see also the tensors that it names."""
+    unit = 17_966 * 3072 * 2
+    plain = phase_needs(MemoryBudget.of(8), question(), FULL)[5].work
+    for name, tensors in HELD.items():
+        for passes in (1, 2):
+            asked = question(cache=name, passes=passes)
+            work = phase_needs(MemoryBudget.of(8), asked, FULL)[5].work
+            assert work - plain == passes * tensors * unit
+    assert set(HELD) == {"off", *CACHES}
+
+
+@pytest.mark.parametrize("name", sorted(CACHES))
+def test_no_cache_holds_more_than_is_counted(name: str):
+    cache = new_cache(name, 1e-6, PUBLISHED["framepack"])
+    tokens = torch.randn(1, 5, 3)
+
+    def blocks() -> Generator[torch.Tensor, None, None]:
+        yield tokens * 1.5
+        yield tokens * 2.5
+
+    for index in range(4):
+        tokens = tokens * 1.3
+        seen = tokens + 1
+        cache.run(Step(index, 25, 1.0), tokens, lambda seen=seen: seen, blocks)
+    held = {t.data_ptr(): t for t in _tensors(vars(cache)) if t.shape == tokens.shape}
+    assert len(held) == HELD[name]
+
+
+def _tensors(value: object) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [t for item in value.values() for t in _tensors(item)]
+    if isinstance(value, list | tuple):
+        return [t for item in value for t in _tensors(item)]
+    return _tensors(vars(value)) if type(value).__module__.startswith("recurvid.caching") else []
+
+
+def test_weights_in_another_form_need_disk_once():
+    made = backbone_sizes(FULL, "int8").rounded
+    assert 9.05e9 < made < 9.08e9
+    plan = plan_memory(MemoryBudget.of(6, home=5 * GIB), question(weights="int8"), kept=made)
+    (line,) = plan.shortages()
+    assert "a file of 8.4 GiB, 5.0 GiB of disk are free for it" in line
+    assert plan_memory(MemoryBudget.of(6, home=9 * GIB), question(), kept=made).fits
 
 
 def test_six_gib_and_sixteen_of_memory():
@@ -120,7 +193,7 @@ def test_guidance_in_two_passes_keeps_two_prompts():
         phase_needs(MemoryBudget.of(8), question(passes=passes), FULL)[-1] for passes in (1, 2)
     )
     assert one.name == DECODE
-    assert two.weights - one.weights == 25 * (2_224_128 + (256 + 729) * 3072 * 2)
+    assert two.weights - one.weights == 25 * (2_224_128 + 256 * 3072 * 2) + 729 * 3072 * 2
 
 
 class LiveBytes(TorchDispatchMode):
@@ -128,7 +201,8 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
-        self.weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        named = (*model.parameters(), *model.buffers())
+        self.weights = {p.untyped_storage()._cdata for p in named}
         self.live, self.peak = {}, 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -145,11 +219,19 @@ class LiveBytes(TorchDispatchMode):
         return out
 
 
-def test_the_estimate_of_work_covers_what_a_step_allocates(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "form",
+    ["auto", "nf4", *(pytest.param(f, marks=pytest.mark.slow) for f in ("int8", "fp8"))],
+)
+def test_the_estimate_of_work_covers_what_a_step_allocates(
+    form: str, monkeypatch: pytest.MonkeyPatch
+):
     """A whole step at full size, without memory: estimate >= peak, and not by far."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
     with torch.device("meta"):
         model = PackedDiT(FULL).to(torch.bfloat16)
+        if form != "auto":
+            convert(model, FORMS[form], bears_few_bits)
 
         def frames(count: int) -> LatentFrames:
             data = torch.empty(1, 16, count, 60, 104, dtype=torch.bfloat16)

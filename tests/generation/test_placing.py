@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,10 +16,11 @@ from torch import nn
 from recurvid.errors import ComponentError
 from recurvid.generation import placing
 from recurvid.generation.journal import Journal
-from recurvid.memory.budget import GIB, MemoryBudget
+from recurvid.memory.budget import GIB
 from recurvid.memory.machine import available_memory
 from recurvid.memory.residency import Turns
-from recurvid.models.placed import PlacedDiT
+from recurvid.models.converted import Conversion
+from recurvid.models.placed import PlacedDiT, Streaming
 from recurvid.settings import settings
 from recurvid.vae.hunyuan import HunyuanCodec
 
@@ -44,37 +46,85 @@ def work(tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_same_video_under_a_budget(capsys: Capsys, work: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("together", [False, True])
+def test_same_video_under_a_budget(
+    capsys: Capsys, work: Path, monkeypatch: pytest.MonkeyPatch, together: bool
+):
     plain = run(capsys, "generate", "photo.png", *QUICK, "--out", "plain.mp4", "--session", "p")
     assert plain.code == 0, plain.err
-    made: list[PlacedDiT] = []
-    turns: list[str] = []
-    take = Turns.take
+    made, turns = watched(monkeypatch, together=together)
+    ran = run(capsys, "generate", "photo.png", *QUICK, "--out", "placed.mp4", "--session", "s",
+              "--vram", "6", "--no-metadata")  # fmt: skip
+    assert ran.code == 0, ran.err
+    (backbone,) = made
+    assert (backbone.stream.device_bytes > 0) == together  # the decoder was the last one there
+    assert turns == (["vae", "backbone"] if together else ["vae", "backbone"] * 2 + ["vae"])
+    assert same_files(work / "s", work / "p")
+    assert Journal.open(work / "s").local.vram == 6.0
 
-    init = PlacedDiT.__init__
+
+def watched(
+    monkeypatch: pytest.MonkeyPatch, *, together: bool = False
+) -> tuple[list[PlacedDiT], list[str]]:
+    """Backbones that are made, and who comes to the device, from now on."""
+    made: list[PlacedDiT] = []
+    came: list[str] = []
+    init, take, plan = PlacedDiT.__init__, Turns.take, placing.plan_memory
 
     def noted_init(self: PlacedDiT, *args, **kwargs) -> None:
         init(self, *args, **kwargs)
         made.append(self)
 
     def noted(self: Turns, name: str, *rest) -> None:
-        if name != self.current:
-            turns.append(name)
+        if name not in self._here:
+            came.append(name)
         take(self, name, *rest)
+
+    def planned(*args, **kwargs):
+        return dataclasses.replace(plan(*args, **kwargs), together=together)
 
     monkeypatch.setattr(PlacedDiT, "__init__", noted_init)
     monkeypatch.setattr(Turns, "take", noted)
+    monkeypatch.setattr(placing, "plan_memory", planned)
     monkeypatch.setattr("recurvid.encoders.encode.PromptCache.get", lambda *_: None)
-    ran = run(capsys, "generate", "photo.png", *QUICK, "--out", "placed.mp4", "--session", "s",
-              "--vram", "6", "--no-metadata")  # fmt: skip
-    assert ran.code == 0, ran.err
-    (backbone,) = made
-    assert backbone.stream.device_bytes == 0  # the decoder was the last one there
-    assert turns == ["vae", "backbone", "vae", "backbone", "vae"]
-    for file in ("conditioning.safetensors", "sections/0000.safetensors",
-                 "sections/0001.safetensors"):  # fmt: skip
-        assert (work / "s" / file).read_bytes() == (work / "p" / file).read_bytes(), file
-    assert Journal.open(work / "s").local.vram == 6.0
+    return made, came
+
+
+def same_files(one: Path, other: Path) -> bool:
+    names = ("conditioning.safetensors", "sections/0000.safetensors", "sections/0001.safetensors")
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+def test_rounded_weights_are_kept_in_a_file_and_streamed(
+    capsys: Capsys, work: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The latents of rounding in memory, on a device that holds everything."""
+    asked = [*QUICK, "--weights", "int8"]
+    plain = run(capsys, "generate", "photo.png", *asked, "--out", "plain.mp4", "--session", "p")
+    assert plain.code == 0, plain.err
+    for number, few in enumerate((False, True)):
+        made, _ = watched(monkeypatch)
+        if few:  # as a card with room for one block beside the work
+            monkeypatch.setattr(placing, "_streaming", lambda _: Streaming(resident=1))
+        ran = run(capsys, "generate", "photo.png", *asked, "--out", f"{number}.mp4", "--session",
+                  f"s{number}", "--vram", "6")  # fmt: skip
+        assert ran.code == 0, ran.err
+        assert same_files(work / f"s{number}", work / "p")
+        (kept,) = (work / "home" / "weights").iterdir()
+        assert "-int8-bfloat16-" in kept.name
+        assert len(made[0].stream.resident) == (1 if few else len(made[0].stream.blocks))
+
+
+def test_no_room_for_rounded_weights(capsys: Capsys, work: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(placing, "_free_disk", lambda _: GIB + 5)
+    asked = ["generate", "photo.png", *QUICK, "--weights", "int8", "--vram", "6"]
+    monkeypatch.setattr(placing, "available_memory", lambda: (6 * GIB, 0))
+    ran = run(capsys, *asked, "--session", "s")
+    assert ran.code == ComponentError.exit_code
+    assert "weights in this form are kept in a file" in ran.err
+    monkeypatch.setattr(placing, "available_memory", lambda: (64 * GIB, 0))
+    assert run(capsys, *asked, "--session", "s").code == 0  # in memory, then
+    assert not (work / "home" / "weights").exists()
 
 
 def test_refused_before_anything_is_loaded(
@@ -83,7 +133,7 @@ def test_refused_before_anything_is_loaded(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(placing, "load_backbone", never)
+    monkeypatch.setattr(Conversion, "load", never)
     monkeypatch.setattr(placing, "available_memory", lambda: (2 * GIB, 0))
     ran = run(capsys, "generate", "photo.png", *QUICK, "--vram", "6", "--session", "s")
     assert ran.code == ComponentError.exit_code
@@ -108,7 +158,7 @@ def test_the_picture(capsys: Capsys, work: Path):
     assert ran.code == 0, ran.err
     for piece in (
         "6.0 GiB on the device, of which 5.3 GiB may be taken in all and 4.7 GiB by torch",
-        "6 of 60 blocks resident, 2 buffers",
+        "7 of 60 blocks resident, 2 buffers",
         "system memory",
         "disk",
     ):
@@ -163,9 +213,12 @@ def test_available_memory_heeds_a_control_group(tmp_path: Path):
     assert available_memory(info, tmp_path) == (6000 - 4500, 10 * 1024)
 
 
-def test_all_of_a_large_card_is_taken_as_before():
-    from recurvid.generation.memory_plan import MemoryQuestion, plan_memory
-
-    question = MemoryQuestion("f1k1_x_g9_f1k1f2k2f16k4_td", 480, 832)
-    assert placing._fits_at_once(plan_memory(MemoryBudget.of(80), question))
-    assert not placing._fits_at_once(plan_memory(MemoryBudget.of(24), question))
+def test_the_picture_in_8_bits(capsys: Capsys, work: Path):
+    ran = run(capsys, "doctor", "--vram", "12", "--weights", "int8")
+    assert ran.code == 0, ran.err
+    for piece in ("framepack in int8 at 832x480", "all 60 blocks resident",
+                  "8.4 GiB for weights in this form, written once and kept"):  # fmt: skip
+        assert piece in ran.out
+    ran = run(capsys, "doctor", "--vram", "24", "--json")
+    assert '"together": true' in ran.out
+    assert run(capsys, "doctor", "--vram", "8", "--weights", "int7").code == 2

@@ -87,8 +87,8 @@ def large(again: int) -> PhaseNeed:
     [
         (None, "mapped", 6),  # 3 for the process, a ring of 3 blocks
         (16, "mapped", 6),
-        (25, "mapped", 6),
-        (27, "pinned", 23),  # 20 blocks and the process, 4 left to others
+        (29, "mapped", 6),
+        (30, "pinned", 26),  # 20 blocks, the process, a ring for the resident; 4 left to others
     ],
 )
 def test_where_blocks_wait(ram, source, process):

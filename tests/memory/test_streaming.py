@@ -230,6 +230,6 @@ def test_a_block_is_read_once_a_pass(monkeypatch: pytest.MonkeyPatch, slots: int
     _, twin, _ = streamed("mapped", resident=(2,), slots=slots)
     for _ in range(5):
         twin(torch.ones(6))
-    # Six blocks are streamed; at the end some wait for the next pass.
-    assert 5 * 6 <= len(read) <= 5 * 6 + 3
+    # Six blocks are streamed, one comes to stay; at the end some wait for the next pass.
+    assert 5 * 6 + 1 <= len(read) <= 5 * 6 + 1 + 3
     assert max(read.count(block) for block in set(read)) <= 6

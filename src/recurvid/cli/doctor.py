@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from recurvid.checkpoints.known import KNOWN
-from recurvid.cli.options import JsonOption, VramOption
+from recurvid.cli.options import JsonOption, VramOption, WeightsOption
 from recurvid.cli.output import Output
 from recurvid.errors import InputError
 from recurvid.generation.defaults import video_size
@@ -22,12 +22,13 @@ def doctor(
         str | None, typer.Option(help="Size of the video, WIDTHxHEIGHT (default: 832x480).")
     ] = None,
     vram: VramOption = None,
+    weights: WeightsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look at device, memory, attention kernels, disk and models; or plan a model's memory."""
     output = Output(as_json)
-    if not (model is None and size is None and vram is None):
-        _plan(output, model or "framepack", size or "832x480", vram)
+    if not (model is None and size is None and vram is None and weights is None):
+        _plan(output, model or "framepack", size or "832x480", vram, weights or "auto")
         return
     from recurvid.cli import examination
 
@@ -41,12 +42,13 @@ def doctor(
             output.result.print(f"  {line}", markup=False)
 
 
-def _plan(output: Output, model: str, size: str, vram: float | None) -> None:
+def _plan(output: Output, model: str, size: str, vram: float | None, weights: str) -> None:
     """What would lie where, by arithmetic: neither the model's files nor a card are needed."""
     from recurvid.cli.memory_picture import memory_picture, placement_json
-    from recurvid.generation.memory_plan import MemoryQuestion, plan_memory
+    from recurvid.generation.memory_plan import MemoryQuestion, backbone_sizes, plan_memory
     from recurvid.generation.placing import budget_of
     from recurvid.generation.runtime import Runtime
+    from recurvid.models.packed_dit.config import PRESETS
 
     if model not in KNOWN:
         raise InputError(f"--model {model!r}: unknown; one of {', '.join(KNOWN)}")
@@ -54,18 +56,20 @@ def _plan(output: Output, model: str, size: str, vram: float | None) -> None:
     if spec.bundled:
         raise InputError(f"--model {model}: runs within 1 GiB anywhere; plan framepack instead")
     height, width = video_size(size, (480, 832))
-    runtime = Runtime.of(settings().device, vram=vram)
-    folder = next(p for p in (settings().sessions, *settings().sessions.parents) if p.exists())
-    budget = budget_of(runtime, folder)
+    runtime = Runtime.of(settings().device, vram=vram, weights=weights)
+    budget = budget_of(runtime, settings().sessions)
     if budget is None:
         raise InputError("no CUDA device here whose free memory would count; give --vram GIB")
     made_for = spec.defaults
-    question = MemoryQuestion(made_for.schedule, height, width, made_for.steps)
-    placement = plan_memory(budget, question)
+    question = MemoryQuestion(made_for.schedule, height, width, made_for.steps, weights=weights)
+    rounded = backbone_sizes(PRESETS["13b"], weights).rounded
+    placement = plan_memory(budget, question, kept=rounded)
     if output.as_json:
-        output.record({"model": model, "size": f"{width}x{height}", **placement_json(placement)})
+        asked = {"model": model, "size": f"{width}x{height}", "weights": weights}
+        output.record({**asked, **placement_json(placement)})
     else:
-        output.result.print(memory_picture(placement, f"{model} at {width}x{height}"))
+        form = "" if weights == "auto" else f" in {weights}"
+        output.result.print(memory_picture(placement, f"{model}{form} at {width}x{height}"))
 
 
 def _sections(found: dict[str, Any]) -> list[tuple[str, list[str]]]:

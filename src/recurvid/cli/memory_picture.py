@@ -37,12 +37,18 @@ def memory_picture(placement: Placement, title: str) -> Group:
         _legend(),
         Text(f"system memory: {gib(placement.ram)} of the process; {_SOURCES[placement.source]}"),
     ]  # fmt: skip
+    if placement.together:
+        lines.append(Text("backbone and decoder stay on the device side by side"))
     if placement.cache:
         lines.append(
             Text(f"page cache: {gib(placement.cache)} are read again in every step; with less "
                  "free memory than that, from disk")
         )  # fmt: skip
     lines.append(Text(f"disk: about {placement.disk / 1e6:.0f} MB for latents and video"))
+    if placement.kept:
+        lines.append(
+            Text(f"disk: {gib(placement.kept)} for weights in this form, written once and kept")
+        )
     short = placement.shortages()
     lines += [Text(f"does not fit: {line}", style="bold red") for line in short]
     if not short:
@@ -61,6 +67,8 @@ def placement_json(placement: Placement) -> dict[str, Any]:
         "ram": placement.ram,
         "page_cache": placement.cache,
         "disk": placement.disk,
+        "disk_for_weights": placement.kept,
+        "together": placement.together,
         "phases": [
             {
                 "name": plan.need.name,

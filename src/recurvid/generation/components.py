@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from recurvid.vae.codec import Codec
 from recurvid.vae.hunyuan import HunyuanCodec
 
 
+@runtime_checkable
 class Embeds(Protocol):
     """What a prompt becomes: text (b, l, d), mask (b, l) bool, pooled (b, p)."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
+from recurvid.caching.thresholds import OFF
 from recurvid.errors import InputError
 from recurvid.memory.budget import GIB, MemoryBudget, PhaseNeed, Placement, place
 from recurvid.memory.sources import BlockLayout, tensors_of
@@ -13,6 +15,8 @@ from recurvid.models.packed_dit.config import PRESETS, PackedDiTConfig
 from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.models.packed_dit.precompute import ONCE, is_modulation
 from recurvid.models.placed import ALWAYS
+from recurvid.models.quantized import bears_few_bits
+from recurvid.ops.linear.forms import AUTO, FORMS, convert
 from recurvid.packing.schedule import PackingSchedule
 
 TEXT, CLIP, PICTURE, ENCODE, PROMPT, DENOISE, DECODE = PHASES = (
@@ -27,10 +31,12 @@ _LLAMA_LAYERS = 32
 _CLIP, _SIGLIP, _VAE = 123_060_480, 428_225_600, 246_491_139
 #: Prompt tokens at most, and image tokens, that run beside the video's.
 _PROMPT_TOKENS, _IMAGE_TOKENS = 256, 729
-#: Most that lives at once in a step, in units of one (tokens, width) tensor: 17.1 inside a
+#: Most that lives at once in a step, in units of one (tokens, width) tensor: 15.3 inside a
 #: single-stream block (its input not counted; measured by tracking allocations on the meta
 #: device), and the block's input, the double blocks' result and the embedded tokens beside it.
-_UNITS = 20.5
+_UNITS = 18.5
+#: Tensors of the size of the video tokens that a step cache keeps for each pass.
+HELD = {OFF: 0, "teacache": 2, "first-block": 2, "magcache": 1, "taylor": 3, "taylor-2": 4}
 #: Encoders at their short inputs; libraries' workspaces.
 _SMALL_WORK = int(0.3 * GIB)
 #: Bytes of a decode a pixel and frame of a tile, fp16, from the peaks measured in
@@ -50,7 +56,8 @@ class MemoryQuestion:
         height, width: pixels.
         steps: denoising steps; the vectors of each are kept.
         passes: 2 with classifier-free guidance.
-        weights: bytes of a streamed weight: 2 for bf16, 1 for 8-bit.
+        weights: form of the wide layers; "auto" leaves them in two bytes.
+        cache: step cache, which keeps tensors of every pass from step to step.
         frames: of the video, for the disk.
     """
 
@@ -59,7 +66,8 @@ class MemoryQuestion:
     width: int
     steps: int = 25
     passes: int = 1
-    weights: int = 2
+    weights: str = AUTO
+    cache: str = OFF
     frames: int = 150
 
 
@@ -73,6 +81,7 @@ class BackboneSizes:
         once: what is evaluated once a job.
         largest_once: the largest part of it that visits the device at one time.
         vectors: modulation of one prompt and timestep.
+        rounded: what a form makes of the wide layers, which is kept in a file.
     """
 
     blocks: tuple[int, ...]
@@ -80,28 +89,28 @@ class BackboneSizes:
     once: int
     largest_once: int
     vectors: int
+    rounded: int
 
 
-def backbone_sizes(config: PackedDiTConfig, weights: int = 2) -> BackboneSizes:
-    """Sizes of a configuration, from a model without memory. ``weights`` is 1 for 8-bit blocks.
-
-    8-bit blocks have a float32 scale a row, 0.1 % more.
-    """
+@cache
+def backbone_sizes(config: PackedDiTConfig, form: str = AUTO) -> BackboneSizes:
+    """Sizes of a configuration whose wide layers have a form, from a model without memory."""
     with torch.device("meta"):
         model = PackedDiT(config).to(torch.bfloat16)
+    rounded = 0
+    if form != AUTO:
+        done = convert(model, FORMS[form], bears_few_bits)
+        layers = [tensors_of(model.get_submodule(name)) for name in done.names]
+        rounded = sum(t.nbytes for layer in layers for n, t in layer.items() if n != "bias")
     blocks: list[int] = []
     modulation: list[int] = []
     for block in (
         *model.transformer_blocks.children(),
         *model.single_transformer_blocks.children(),
     ):
-        tensors = tensors_of(block, is_modulation)
-        size = BlockLayout.of(tensors).size
-        if weights == 1:
-            rows = sum(4 * t.shape[0] for t in tensors.values() if t.ndim > 1)
-            size = sum(t.numel() * (1 if t.ndim > 1 else 2) for t in tensors.values()) + rows
-        blocks.append(size)
-        modulation.append(_bytes(block) - sum(t.nbytes for t in tensors.values()))
+        blocks.append(BlockLayout.of(tensors_of(block, is_modulation)).size)
+        named = tensors_of(block)
+        modulation.append(sum(t.nbytes for name, t in named.items() if is_modulation(name)))
     parts = {name: _bytes(getattr(model, name)) for name in (*ONCE, *ALWAYS)}
     outside = [parts[name] for name in ONCE]
     embedding = sum(outside) - parts["norm_out"]  # these visit together
@@ -112,50 +121,100 @@ def backbone_sizes(config: PackedDiTConfig, weights: int = 2) -> BackboneSizes:
         sum(modulation) + sum(outside),
         max(embedding, *modulation),
         vectors,
+        rounded,
     )
 
 
 def plan_memory(
-    budget: MemoryBudget, question: MemoryQuestion, config: PackedDiTConfig | None = None
+    budget: MemoryBudget,
+    question: MemoryQuestion,
+    config: PackedDiTConfig | None = None,
+    *,
+    kept: int = 0,
 ) -> Placement:
     """Where everything of a released model's run will lie.
+
+    Args:
+        kept: bytes of weights in another form that have to be written first.
 
     Raises:
         InputError: latents of this size cannot be packed.
     """
-    return place(budget, phase_needs(budget, question, config or PRESETS["13b"]), _disk(question))
+    config = config or PRESETS["13b"]
+    needs = phase_needs(budget, question, config)
+    together = _resting_tile(budget, question, _denoising(question, config)) is not None
+    return place(budget, needs, _disk(question), kept=kept, together=together)
 
 
 def phase_needs(
     budget: MemoryBudget, question: MemoryQuestion, config: PackedDiTConfig
 ) -> list[PhaseNeed]:
     """What each phase asks of the device, in order."""
-    if question.height % 16 or question.width % 16:
-        raise InputError(f"size: {question.width}x{question.height} is not a multiple of 16")
-    sizes = backbone_sizes(config, question.weights)
-    video = PackingSchedule.parse(question.schedule).tokens(question.height, question.width).total
-    beside = _PROMPT_TOKENS + (_IMAGE_TOKENS if config.has_image_proj else 0)
-    unit = 2 * config.width
-    # Of every timestep: the vectors, and the refined prompt with the image tokens.
-    prompts = question.steps * question.passes * (sizes.vectors + beside * unit)
-    history = int(0.25 * video) * unit
-    work = int(_UNITS * (video + beside) * unit) + history + 64 * 2**20
-    vae, tile = 2 * _VAE, decode_tile(budget, question, prompts)
+    sizes, denoise = backbone_sizes(config, question.weights), _denoising(question, config)
+    vae, kept = 2 * _VAE, denoise.weights  # the patchify layers and all vectors stay
+    tile = _resting_tile(budget, question, denoise)
+    if tile is not None:  # backbone and decoder side by side
+        denoise = replace(denoise, weights=kept + vae)
+        kept += sum(sizes.blocks)
+    else:
+        tile = decode_tile(budget, question, config)
+    # Made for all timesteps, before what they share is put together.
+    made = question.steps * question.passes * (sizes.vectors + 2 * config.width * _beside(config))
     return [
         PhaseNeed(TEXT, 2 * _LLAMA_EMBEDDING, _SMALL_WORK, (2 * _LLAMA_LAYER,) * _LLAMA_LAYERS),
         PhaseNeed(CLIP, 2 * _CLIP, _SMALL_WORK),
         PhaseNeed(PICTURE, 2 * _SIGLIP, _SMALL_WORK),
         PhaseNeed(ENCODE, vae, _SMALL_WORK + _tile_work(question, tile) // _TILE_FRAMES),
-        PhaseNeed(PROMPT, sizes.largest_once, _SMALL_WORK + prompts),
-        PhaseNeed(DENOISE, sizes.always + prompts, work, sizes.blocks, kept=True),
-        PhaseNeed(DECODE, vae + sizes.always + prompts, _tile_work(question, tile)),
+        PhaseNeed(PROMPT, sizes.largest_once, _SMALL_WORK + made),
+        denoise,
+        PhaseNeed(DECODE, vae + kept, _tile_work(question, tile)),
     ]  # fmt: skip
 
 
-def decode_tile(budget: MemoryBudget, question: MemoryQuestion, kept: int = 0) -> int:
-    """Side of the largest tile that a decode has room for, pixels; 0 for whole frames."""
-    room = budget.allocator - 2 * _VAE - kept - int(0.1 * GIB)
+def decode_tile(
+    budget: MemoryBudget, question: MemoryQuestion, config: PackedDiTConfig | None = None
+) -> int:
+    """Side of the largest tile that a decode has room for, pixels; 0 for whole frames.
+
+    A smaller one where the backbone can then stay beside it: bringing that back takes longer than
+    tiles do.
+    """
+    denoise = _denoising(question, config or PRESETS["13b"])
+    tile = _resting_tile(budget, question, denoise)
+    if tile is not None:
+        return tile
+    room = budget.allocator - 2 * _VAE - denoise.weights - int(0.1 * GIB)
     return next((t for t in TILES if _tile_work(question, t) <= room), TILES[-1])
+
+
+def _denoising(question: MemoryQuestion, config: PackedDiTConfig) -> PhaseNeed:
+    """What denoising asks of the device."""
+    if question.height % 16 or question.width % 16:
+        raise InputError(f"size: {question.width}x{question.height} is not a multiple of 16")
+    sizes, unit = backbone_sizes(config, question.weights), 2 * config.width
+    video = PackingSchedule.parse(question.schedule).tokens(question.height, question.width).total
+    # Of every timestep: the vectors and the refined prompt. Of all: the image tokens.
+    image = _IMAGE_TOKENS if config.has_image_proj else 0
+    told = question.steps * (sizes.vectors + _PROMPT_TOKENS * unit) + image * unit
+    history = int(0.25 * video) * unit
+    caches = question.passes * HELD[question.cache] * video * unit
+    work = int(_UNITS * (video + _beside(config)) * unit) + history + caches + 64 * 2**20
+    weights = sizes.always + question.passes * told
+    return PhaseNeed(DENOISE, weights, work, sizes.blocks, kept=True)
+
+
+def _beside(config: PackedDiTConfig) -> int:
+    """Tokens that run beside the video's, at most."""
+    return _PROMPT_TOKENS + (_IMAGE_TOKENS if config.has_image_proj else 0)
+
+
+def _resting_tile(budget: MemoryBudget, question: MemoryQuestion, denoise: PhaseNeed) -> int | None:
+    """Side of the largest decoder tile beside which all of the backbone can stay; None for none."""
+    resting = denoise.weights + sum(denoise.blocks) + 2 * _VAE
+    if resting + denoise.work > budget.allocator:
+        return None
+    room = budget.allocator - resting
+    return next((t for t in TILES if _tile_work(question, t) <= room), None)
 
 
 def _tile_work(question: MemoryQuestion, tile: int) -> int:

@@ -11,15 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recurvid.checkpoints.formats import open_checkpoint
-from recurvid.checkpoints.int8 import dequantized
 from recurvid.checkpoints.locate import ModelFiles
 from recurvid.errors import ComponentError
-from recurvid.generation.components import Components
+from recurvid.generation.components import Components, Embeds, EncodeText
 from recurvid.generation.memory_plan import (
-    DECODE,
     DENOISE,
     TEXT,
+    TILES,
     MemoryQuestion,
     decode_tile,
     plan_memory,
@@ -27,15 +25,22 @@ from recurvid.generation.memory_plan import (
 from recurvid.generation.runtime import Runtime
 from recurvid.generation.tuned import attention_for
 from recurvid.generation.video_plan import VideoPlan
-from recurvid.memory.budget import CONTEXT, GIB, MemoryBudget, Placement
+from recurvid.memory.budget import CONTEXT, GIB, LEFT_TO_OTHERS, MemoryBudget, Placement
 from recurvid.memory.machine import available_memory, free_on
-from recurvid.memory.residency import Turns, free, limit_allocator
-from recurvid.models.loading import find_config, load_backbone
-from recurvid.models.placed import PlacedDiT, Streaming
+from recurvid.memory.residency import Turns, free, is_out_of_memory, limit_allocator
+from recurvid.models.compiled import compile_blocks
+from recurvid.models.converted import Conversion
+from recurvid.models.placed import PlacedDiT, Room, Streaming
+from recurvid.ops.linear.forms import AUTO
+from recurvid.settings import settings
 from recurvid.vae.hunyuan import HunyuanCodec
 
-#: Forms whose weights take a byte; 4-bit ones are planned as if they did not pay.
-EIGHT_BITS = ("int8", "fp8", "int8-weights")
+#: Tiles of a decode that is short of room, in pixels.
+LARGEST_TILE, SMALLEST_TILE = TILES[1], TILES[-1]
+#: Casting up to so much is done in memory; more goes to a file, as rounded weights do.
+CAST_IN_MEMORY = GIB
+#: Kept free of the disk on which converted weights are written.
+_DISK_LEFT = GIB
 
 logger = logging.getLogger(__name__)
 
@@ -55,23 +60,41 @@ def budget_of(runtime: Runtime, folder: Path) -> MemoryBudget | None:
         vram = there if vram is None else min(vram, there)
     assert vram is not None
     ram, swap = available_memory()
-    return MemoryBudget.of(vram, ram=ram, swap=swap, disk=shutil.disk_usage(folder).free)
+    home = max(0, _free_disk(converted_folder()) - _DISK_LEFT)
+    return MemoryBudget.of(vram, ram=ram, swap=swap, disk=_free_disk(folder), home=home)
 
 
-def question_of(plan: VideoPlan) -> MemoryQuestion:
-    """What of a video decides how much memory it takes."""
+def converted_folder() -> Path:
+    """Where weights in another form are kept, for all runs of this machine."""
+    return settings().home / "weights"
+
+
+def _free_disk(folder: Path) -> int:
+    """Free where a folder is or will be."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    return shutil.disk_usage(there).free
+
+
+def question_of(plan: VideoPlan, weights: str = AUTO) -> MemoryQuestion:
+    """What of a video, and of the form of the weights, decides how much memory it takes."""
     request = plan.request
     assert request.steps is not None
-    passes = 1 if request.cfg_scale in (None, 1.0) else 2
     return MemoryQuestion(
-        plan.sections.schedule, plan.height, plan.width, request.steps, passes, frames=plan.frames
+        plan.sections.schedule,
+        plan.height,
+        plan.width,
+        request.steps,
+        passes=1 if request.cfg_scale in (None, 1.0) else 2,
+        weights=weights,
+        cache=request.step_cache,
+        frames=plan.frames,
     )
 
 
 def under_budget(
     components: Components, files: ModelFiles, plan: VideoPlan, folder: Path
 ) -> Components:
-    """The components, made to keep a budget; themselves where everything fits at once anyway.
+    """The components, made to keep a budget; themselves where there is none, or a small model.
 
     Raises:
         ComponentError: what cannot fit, with numbers; nothing was loaded yet.
@@ -79,69 +102,105 @@ def under_budget(
     budget = None if files.spec.bundled else budget_of(components.runtime, folder)
     if budget is None:
         return components
-    source = dequantized(open_checkpoint(files["transformer"]))
-    config, question = find_config(source), question_of(plan)
-    few = components.runtime.weights in EIGHT_BITS
-    question = replace(question, weights=1) if few else question
-    placement = plan_memory(budget, question, config)
-    # A file of another number type is cast when it is loaded, and then lies in memory.
-    cast = sum(
-        components.dtype.itemsize * torch.Size(source.shape(name)).numel()
-        for name in source.keys()  # noqa: SIM118 (a Checkpoint is no dict)
-        if source.dtype(name) != components.dtype
-    )
-    placement = replace(placement, ram=placement.ram + cast)
+    weights = components.runtime.weights
+    conversion = Conversion(files["transformer"], weights, components.dtype)
+    question = question_of(plan, weights)
+    placement = plan_memory(budget, question, conversion.config)
+    placement, on_disk = _with_converted(placement, conversion)
     placement.refuse(f"{files.spec.name} at {plan.width}x{plan.height}")
-    if components.runtime.vram is None and _fits_at_once(placement):
-        return components
-    if components.runtime.weights != "auto":
-        raise ComponentError(
-            f"--weights {components.runtime.weights} does not fit at once into "
-            f"{budget.vram / GIB:.1f} GiB, and layers with few bits cannot be streamed yet; "
-            "leave --weights out"
-        )
     limit_allocator(components.device, budget.allocator)
-    tile = decode_tile(budget, question)
-    return _placed(components, files["transformer"], placement, tile)
+    tile = decode_tile(budget, question, conversion.config)
+    return _placed(components, conversion, on_disk, placement, tile)
 
 
-def _fits_at_once(placement: Placement) -> bool:
-    """Whether backbone, with all that is evaluated once, and decoder can simply stay."""
-    denoise, decode = placement.phase(DENOISE), placement.phase(DECODE)
-    once = int(7.6e9)
-    together = denoise.device + decode.device + once
-    return not denoise.streamed and together <= placement.budget.allocator
+def _with_converted(placement: Placement, conversion: Conversion) -> tuple[Placement, bool]:
+    """The plan with what a conversion asks for, and whether it goes to disk.
+
+    To disk, unless it is small or only memory has room for it.
+    """
+    if conversion.size == 0:
+        return placement, False
+    budget, size = placement.budget, conversion.size
+    in_memory = replace(placement, ram=placement.ram + size)
+    if conversion.form == AUTO and size <= CAST_IN_MEMORY:
+        return in_memory, False
+    if conversion.is_in(converted_folder()):
+        return placement, True
+    on_disk = replace(placement, kept=size)
+    full = budget.home is not None and size > budget.home
+    roomy = budget.ram is not None and in_memory.ram + LEFT_TO_OTHERS <= budget.ram
+    return (in_memory, False) if full and roomy else (on_disk, True)
 
 
 def _placed(
-    components: Components, transformer: Path, placement: Placement, tile: int
+    components: Components, conversion: Conversion, on_disk: bool, placement: Placement, tile: int
 ) -> Components:
-    device, dtype = components.device, components.dtype
-    turns = Turns(device)
-    denoise = placement.phase(DENOISE)
-    streaming = Streaming(
-        resident=len(denoise.resident),
-        slots=max(1, denoise.slots),
-        pinned=placement.source == "pinned",
-    )
+    device, runtime = components.device, components.runtime
+    turns = Turns(device, together=placement.together)
     old = components.loaders
     assert old.for_budget is not None
+    budgeted = old.for_budget
 
     def backbone() -> PlacedDiT:
-        model = load_backbone(transformer, dtype=dtype, device="cpu")
-        model.attention = attention_for(components.runtime, model.config, dtype)
-        return PlacedDiT(model, device, streaming, turns=turns)
+        path = conversion.write(converted_folder()) if on_disk else None
+        model = conversion.load(path)
+        model.attention = attention_for(runtime, model.config, components.dtype)
+        if runtime.compiled:
+            compile_blocks(model)
+        return PlacedDiT(
+            model, device, _streaming(placement), turns=turns, room=_room(placement, device)
+        )
 
     def codec() -> TurnTakingCodec:
-        assert old.for_budget is not None
-        return TurnTakingCodec(old.for_budget.codec_on_cpu(), device, turns, tile)
+        return TurnTakingCodec(budgeted.codec_on_cpu(), device, turns, tile)
 
-    def text():
-        assert old.for_budget is not None
-        return old.for_budget.text(len(placement.phase(TEXT).resident))
+    def text() -> EncodeText:
+        return _with_fewer_layers(budgeted.text, len(placement.phase(TEXT).resident), device)
 
     loaders = replace(old, text=text, codec=codec, backbone=backbone)
     return replace(components, loaders=loaders)
+
+
+def _streaming(placement: Placement) -> Streaming:
+    denoise = placement.phase(DENOISE)
+    return Streaming(
+        resident=len(denoise.resident),
+        slots=denoise.slots or 2,  # should blocks have to leave in mid-run
+        pinned=placement.source == "pinned",
+    )
+
+
+def _room(placement: Placement, device: torch.device) -> Room | None:
+    """For plans in mid-run; None where nobody can say what a device has left."""
+    if device.type != "cuda":
+        return None
+    limit = placement.budget.allocator
+    return Room(placement.phase(DENOISE).need, lambda: min(limit, free_on(device)))
+
+
+def _with_fewer_layers(
+    load: Callable[[int], EncodeText], resident: int, device: torch.device
+) -> EncodeText:
+    """A text encoder that comes again with fewer layers on the device if that is full."""
+
+    def encode(texts: list[str]) -> Embeds:
+        layers = resident
+        while True:
+            try:
+                return load(layers)(texts)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if layers == 0:
+                    raise ComponentError(
+                        "out of device memory while encoding the prompt; close other programs "
+                        "that use the device"
+                    ) from None
+            layers //= 2
+            logger.warning("the device has less memory than planned: %d layers stay", layers)
+            free(device)
+
+    return encode
 
 
 class TurnTakingCodec(HunyuanCodec):
@@ -169,17 +228,34 @@ class TurnTakingCodec(HunyuanCodec):
         return self._here_and(lambda: HunyuanCodec.decode_tile(self, latents))
 
     def _here_and(self, work: Callable[[], Tensor]) -> Tensor:
-        self._turns.take("vae", self._arrive, self._leave)
         while True:
             try:
+                self._turns.take("vae", self._arrive, self._leave)
                 return work()
-            except torch.OutOfMemoryError:
-                smaller = 256 if not self._tile else self._tile - 64
-                if smaller < 128:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
                     raise
-            logger.warning("the device has less memory than planned: tiles of %d px", smaller)
-            self._use_tiles(smaller)
-            free(self._device)
+            # Outside of the handler, which would keep the failed work's tensors alive.
+            self._give_way()
+
+    def _give_way(self) -> None:
+        """Use less of the device: first without the backbone beside, then in smaller tiles.
+
+        Raises:
+            ComponentError: there is nothing left to give up.
+        """
+        free(self._device)
+        if self._turns.alone("vae"):
+            logger.warning("the device has less memory than planned; the backbone leaves it")
+            return
+        smaller = LARGEST_TILE if not self._tile else self._tile - 64
+        if smaller < SMALLEST_TILE:
+            raise ComponentError(
+                f"out of device memory even with tiles of {self._tile} px; close other programs "
+                "that use the device, then `recurvid resume` goes on"
+            )
+        logger.warning("the device has less memory than planned: tiles of %d px", smaller)
+        self._use_tiles(smaller)
 
     def _use_tiles(self, side: int) -> None:
         self._tile = side

@@ -32,16 +32,23 @@ class MemoryBudget:
         ram: system memory that is available, page cache included; None if unknown.
         swap: free swap, which backs memory that is asked for and not touched.
         disk: free where the session lies; None if unknown.
+        home: free where weights in another form are kept; None if unknown.
     """
 
     vram: int
     ram: int | None = None
     swap: int = 0
     disk: int | None = None
+    home: int | None = None
 
     @staticmethod
     def of(
-        vram: int | float, *, ram: int | None = None, swap: int = 0, disk: int | None = None
+        vram: int | float,
+        *,
+        ram: int | None = None,
+        swap: int = 0,
+        disk: int | None = None,
+        home: int | None = None,
     ) -> MemoryBudget:
         """From GiB of device memory.
 
@@ -50,7 +57,7 @@ class MemoryBudget:
         """
         if not 1 <= vram <= 4096:
             raise InputError(f"vram: {vram:g} GiB; give the size of a card, 1 to 4096")
-        return MemoryBudget(int(vram * GIB), ram, swap, disk)
+        return MemoryBudget(int(vram * GIB), ram, swap, disk, home)
 
     @property
     def margin(self) -> int:
@@ -144,6 +151,8 @@ class Placement:
         cache: bytes of model files that are read again in every step, which the page cache holds
             if it can; else the disk is read that often.
         disk: what the run writes.
+        kept: bytes of weights in another form that are written once, for all runs.
+        together: whether backbone and decoder stay on the device side by side.
     """
 
     budget: MemoryBudget
@@ -152,6 +161,8 @@ class Placement:
     ram: int
     cache: int
     disk: int
+    kept: int = 0
+    together: bool = False
 
     @property
     def fits(self) -> bool:
@@ -182,6 +193,11 @@ class Placement:
             )
         if budget.disk is not None and self.disk > budget.disk:
             found.append(f"the run writes {gib(self.disk)}, {gib(budget.disk)} of disk are free")
+        if budget.home is not None and self.kept > budget.home:
+            found.append(
+                f"weights in this form are kept in a file of {gib(self.kept)}, {gib(budget.home)} "
+                "of disk are free for it (RECURVID_HOME names another folder)"
+            )
         return found
 
     def refuse(self, what: str) -> None:
@@ -216,22 +232,29 @@ def place_phase(need: PhaseNeed, limit: int) -> PhasePlan:
     return PhasePlan(need, (), 1 if need.blocks else 0, limit)
 
 
-def place(budget: MemoryBudget, needs: Sequence[PhaseNeed], disk: int = 0) -> Placement:
+def place(
+    budget: MemoryBudget,
+    needs: Sequence[PhaseNeed],
+    disk: int = 0,
+    *,
+    kept: int = 0,
+    together: bool = False,
+) -> Placement:
     """Decide for each phase, and where the blocks that are streamed again and again wait.
 
     They are kept pinned where system memory has room for all of them and then some; else they are
     read through a small ring from their memory-mapped file.
     """
     phases = tuple(place_phase(need, budget.allocator) for need in needs)
-    ring = RING * max((size for plan in phases for size in plan.streamed), default=0)
+    # Blocks that stay come through the ring too, once.
+    ring = RING * max((size for need in needs for size in need.blocks), default=0)
     again = sum(sum(plan.streamed) for plan in phases if plan.need.kept)
-    mapped = PROCESS + ring
-    pinned = PROCESS + max(again, ring)
+    source, ram, cache = "mapped", PROCESS + ring, again
     if not again:
-        return Placement(budget, phases, "device", mapped, 0, disk)
-    if budget.ram is not None and pinned + LEFT_TO_OTHERS <= budget.ram:
-        return Placement(budget, phases, "pinned", pinned, 0, disk)
-    return Placement(budget, phases, "mapped", mapped, again, disk)
+        source = "device"
+    elif budget.ram is not None and PROCESS + again + ring + LEFT_TO_OTHERS <= budget.ram:
+        source, ram, cache = "pinned", PROCESS + again + ring, 0
+    return Placement(budget, phases, source, ram, cache, disk, kept, together)
 
 
 def gib(size: int) -> str:

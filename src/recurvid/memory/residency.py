@@ -33,21 +33,24 @@ def visiting(device: torch.device, *modules: nn.Module | None) -> Generator[None
 
 
 class Turns:
-    """Components of which one at a time has the device to itself.
+    """Components that share a device: one at a time, or side by side where there is room.
 
     What a component does in order to leave is told when it takes its turn; it is done when
     another one wants the device.
+
+    Args:
+        together: whether nobody has to leave, until ``alone`` says otherwise.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, *, together: bool = False):
         self.device = device
-        self._name: str | None = None
-        self._leave: Callable[[], None] | None = None
+        self._together = together
+        self._here: dict[str, Callable[[], None] | None] = {}
 
     @property
     def current(self) -> str | None:
-        """Whose turn it is."""
-        return self._name
+        """Whose turn it is: of several that are there, who came last."""
+        return next(reversed(self._here), None)
 
     def take(
         self,
@@ -55,20 +58,56 @@ class Turns:
         arrive: Callable[[], None] | None = None,
         leave: Callable[[], None] | None = None,
     ) -> None:
-        """Let the one before leave and this one arrive; nothing happens in one's own turn."""
-        if name == self._name:
+        """Let the one before leave and this one arrive; nothing happens while one is there."""
+        if name in self._here:
             return
-        self.end()
-        self._name, self._leave = name, leave
+        if not self._together:
+            self.end()
+        # Known before it arrives: what came half way has to leave too.
+        self._here[name] = leave
         if arrive is not None:
-            arrive()
+            try:
+                arrive()
+            except BaseException:
+                self._dismiss(name)
+                raise
+
+    def alone(self, name: str) -> bool:
+        """One at a time from now on, and now this one. Whether somebody else had to leave."""
+        self._together = False
+        others = [other for other in self._here if other != name]
+        for other in others:
+            self._dismiss(other)
+        return bool(others)
 
     def end(self) -> None:
         """Let whoever has the device leave it."""
-        leave, self._leave, self._name = self._leave, None, None
+        for name in list(self._here):
+            self._dismiss(name)
+
+    def _dismiss(self, name: str) -> None:
+        leave = self._here.pop(name)
         if leave is not None:
             leave()
             free(self.device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device is full: the allocator's own, or a library's."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(words in said for words in _FULL)
+
+
+#: How CUDA and its libraries say it when it is not torch that asked for memory.
+_FULL = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
 
 
 def free(device: torch.device) -> None:

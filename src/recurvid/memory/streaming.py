@@ -127,9 +127,11 @@ class BlockStream:
         patient: whether an iteration that stops early leaves the stream as it is, for the next
             one; for an owner that calls ``release`` itself after an error.
         copies: how copies are made; by default what fits the device.
+        arrivals: through which resident blocks come, once; by default ``source``. It is closed
+            when all are there.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is moved, whereto, and how much of it
         self,
         blocks: Sequence[nn.Module],
         source: BlockSource,
@@ -139,9 +141,11 @@ class BlockStream:
         slots: int = 2,
         patient: bool = False,
         copies: CopyStream | None = None,
+        arrivals: BlockSource | None = None,
     ):
         self.blocks = tuple(blocks)
         self.source = source
+        self.arrivals = arrivals or source
         self.device = device
         self.slots = slots
         self.patient = patient
@@ -204,6 +208,11 @@ class BlockStream:
         self._loaded.clear()
         self._free = None
 
+    def resize(self, resident: Collection[int], slots: int) -> None:
+        """Release, and use that much of the device from the next visit on."""
+        self.release()
+        self._resident, self.slots = set(resident), slots
+
     def shrink(self) -> None:
         """Release, and from now on use less of the device: it has less than was planned.
 
@@ -214,7 +223,7 @@ class BlockStream:
         if self._resident:
             kept = sorted(self._resident)
             # Evenly thinned, as they were chosen: copies then hide behind resident neighbours.
-            self._resident = set(kept[1::2]) if len(kept) > 3 else set()
+            self.resize(kept[1::2] if len(kept) > 3 else (), max(self.slots, 1))
         elif self.slots > 1:
             self.slots = 1
         else:
@@ -300,11 +309,21 @@ class BlockStream:
         """Bring a resident block to the device, where it stays."""
         layout = self.source.layouts[number]
         flat = self._empty(layout.size)
+        # The bytes may have served a computation that is still under way.
         self._copies.await_compute(self._copies.computed())
-        for name, view in layout.views(flat).items():
-            view.copy_(self.source.at_rest(number)[name])
+        copied = self._copies.copy(flat, self.arrivals.staged(number))
+        self.arrivals.done(number, copied)
+        self._copies.await_copy(copied)
         self._placed[number] = flat
         self._set(number, layout.views(flat))
+        if number + 1 in self._resident - self._placed.keys():
+            self.arrivals.prepare(number + 1)
+        # Its buffers have done their work, unless streamed blocks come the same way.
+        all_stay = len(self._resident) == len(self.blocks)
+        if len(self._placed) == len(self._resident) and (
+            all_stay or self.arrivals is not self.source
+        ):
+            self.arrivals.close()
 
     def _empty(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8, device=self.device)

@@ -25,7 +25,7 @@ from recurvid.models.loading import native, skeleton
 from recurvid.models.packed_dit.config import PackedDiTConfig
 from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.models.quantized import bears_few_bits
-from recurvid.ops.linear.forms import FORMS, convert
+from recurvid.ops.linear.forms import AUTO, FORMS, convert
 
 #: Part of each file's name. Another number where the same weights would be rounded otherwise.
 EDITION = 1
@@ -40,7 +40,7 @@ class Conversion:
 
     Args:
         source: a weights file, an index, their folder, or an open Checkpoint.
-        form: of the wide layers, a name in FORMS, or "auto" to leave them as they are.
+        form: of the wide layers, a name in FORMS, or AUTO to leave them as they are.
         dtype: of everything else.
 
     Raises:
@@ -73,7 +73,7 @@ class Conversion:
     def file_name(self) -> str:
         """Of the file that holds them; another one for other weights, another form or edition."""
         kind = str(self.dtype).removeprefix("torch.")
-        form = kind if self.form == "auto" else f"{self.form}-{kind}"
+        form = kind if self.form == AUTO else f"{self.form}-{kind}"
         files = files_of(self.source)
         return f"{files[0].stem}-{form}-{EDITION}-{sampled_digest(files)}.safetensors"
 
@@ -137,7 +137,7 @@ class Conversion:
     def _empty(self, *, convert_too: bool = True) -> PackedDiT:
         """The model without memory behind its tensors, in this form."""
         model = skeleton(self.config, source_name(self.source)).to(self.dtype)
-        if convert_too and self.form != "auto":
+        if convert_too and self.form != AUTO:
             convert(model, FORMS[self.form], bears_few_bits)
         return model
 
@@ -190,7 +190,7 @@ class Conversion:
 
 def _wide_layers(model: PackedDiT, form: str) -> dict[str, nn.Linear]:
     """Layers that a form converts, by name."""
-    if form == "auto":
+    if form == AUTO:
         return {}
     return {
         name: module

@@ -44,6 +44,9 @@ def _int8_units(device: torch.device) -> str | None:
     return f"torch has no int8 product on {device.type}"
 
 
+#: The name of no form: weights as they are.
+AUTO = "auto"
+
 FORMS: dict[str, Form] = {
     "int8": Form(int8, 8.0, 1, _int8_units, "speed and memory; RTX 20 and newer"),
     "fp8": Form(fp8, 8.0, 1, why_not_fp8, "speed and memory; RTX 40, H100 and newer"),
