@@ -62,16 +62,29 @@ def test_norm_of_half_numbers_is_summed_in_wide_ones():
     assert torch.allclose(x.float() * scale + shift, expected, atol=1e-3)
 
 
+PROGRAM = """
+import torch
+from torch import nn
+from recurvid.vae.frame_kernels import Border, Enlarge, _padded, channel_sums, norm_scale, padded
+g = torch.Generator().manual_seed(0)
+for channels in (4, 6):
+    x = torch.randn(3, 4, 5, channels, generator=g)
+    flat = x.double().view(-1, channels)
+    want = torch.stack([flat.sum(0), flat.square().sum(0)])
+    assert torch.allclose(channel_sums(x), want, atol=1e-4)
+    norm = norm_scale(x, nn.GroupNorm(2, channels).requires_grad_(False))
+    for frames, enlarge in ((range(1, 3), Enlarge()), (range(5), Enlarge(2, 2))):
+        for scales in (None, norm):
+            asked = (x, frames, Border(), scales, enlarge)
+            assert torch.allclose(padded(*asked), _padded(*asked), atol=1e-6), asked[1:3]
+"""
+
+
 @pytest.mark.skipif(not AVAILABLE, reason="Triton is not installed")
 def test_the_kernels_in_the_interpreter():
-    program = (
-        "import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', "
-        "'tests/vae/test_lean_decoder.py', '-k', 'diffusers and not 1000']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=dict(os.environ) | {"TRITON_INTERPRET": "1"}
-    )
-    assert done.returncode == 0
+    settings = dict(os.environ) | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=settings, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 # windows
