@@ -23,11 +23,24 @@ _POLL_SECONDS = 0.25
 _HEARTBEAT_SECONDS = 15.0
 _MOST_STREAMS = 200
 _LAST = 2**53
-_STREAM = {
+KINDS = ("state", "planned", "progress", "preview", "section", "finished")
+_STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Events: `state`, `planned`, `progress`, `preview`, `section`, `finished`. "
         "Each has `id`, `event` and JSON `data`; a comment line keeps the connection alive.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {
+            "text/event-stream": {
+                "schema": {
+                    "type": "object",
+                    "required": ["id", "event", "data"],
+                    "properties": {
+                        "id": {"type": "string", "pattern": "^[0-9]+$"},
+                        "event": {"type": "string", "enum": list(KINDS)},
+                        "data": {"type": "string", "contentMediaType": "application/json"},
+                    },
+                }
+            }
+        },
     }
 }
 After = Annotated[int, Query(ge=0, le=_LAST, description="Number of the last event you know.")]

@@ -7,7 +7,8 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from io import TextIOBase
+from typing import Any, cast
 
 _USUAL = set(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime"}
 _LOUD = ("uvicorn.access", "python_multipart", "multipart", "PIL")
@@ -31,9 +32,9 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def log_to(stream: TextIO | None = None, level: int = logging.INFO) -> None:
+def log_to(stream: TextIOBase | None = None, level: int = logging.INFO) -> None:
     """Send the logs of this process to a stream (stderr) as JSON lines. Only a program calls it."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = logging.StreamHandler(cast(Any, stream or sys.stderr))
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]

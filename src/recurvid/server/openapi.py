@@ -61,7 +61,12 @@ def describe(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
             shown = [e for e in EXAMPLES if (e.method, e.path) == (method.upper(), path)]
             if shown:
                 operation["x-codeSamples"] = [
-                    {"lang": "Shell", "label": e.title, "source": e.command} for e in shown
+                    {
+                        "lang": "Shell",
+                        "label": e.title,
+                        "source": e.keyed() if keyed else e.command,
+                    }
+                    for e in shown
                 ]
             if keyed and path != "/healthz":
                 operation["security"] = [{"key": []}, {"password": []}]

@@ -32,8 +32,9 @@ _CODES = {
     413: "upload_too_large", 415: "unsupported_media_type", 416: "range_not_satisfiable",
     422: "invalid_request", 429: "too_many_requests",
 }  # fmt: skip
-_FIELDS = {spec.name for spec in request_fields()} | {spec.name for spec in fields(HowToRun)}
-_FIELDS |= {"picture", "end_picture", "how"}
+_FIELDS = {"picture", "end_picture", "how"} | {
+    spec.name for spec in (*request_fields(), *fields(HowToRun))
+}
 # Messages are written without paths; this is the second line of defence.
 _PATH = re.compile(r"(?<![\w:/.])(?:/[\w.@+-]+){2,}/?|[A-Za-z]:\\[^\s'\"]+")
 
