@@ -14,9 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import select
+import queue
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -63,15 +64,21 @@ def run(names: list[str], found: dict[str, dict], limit: float, end: float) -> l
     """One process for these kernels; returns those that it has not come to."""
     words = [sys.executable, __file__, "--child", ",".join(names)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    current = names[0]
+    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=listen, args=(process, said), daemon=True).start()
+    current, how = names[0], "its process ended"
+    patience = 3 * limit  # until the first word: imports
     while True:
-        wait = min(limit if found else 2 * limit, end - time.perf_counter())
-        ready, _, _ = select.select([process.stdout], [], [], max(wait, 0))
-        line = process.stdout.readline() if ready else ""
+        try:
+            line = said.get(timeout=max(min(patience, end - time.perf_counter()), 0.01))
+        except queue.Empty:
+            how = "no word in time"
+            break
         if not line:
             break
-        fact = json.loads(line)
+        if not line.startswith("{"):
+            continue
+        fact, patience = json.loads(line), limit
         current = fact["name"]
         if "begun" not in fact:
             found[current] = fact
@@ -79,10 +86,17 @@ def run(names: list[str], found: dict[str, dict], limit: float, end: float) -> l
     process.kill()
     process.wait()
     if current not in found:
-        how = "no word in time" if not ready else f"its process ended ({process.returncode})"
         found[current] = {"name": current, "failed": how}
         print(told(found[current]), flush=True)
     return names[names.index(current) + 1 :]
+
+
+def listen(process: subprocess.Popen[str], said: queue.SimpleQueue[str]) -> None:
+    """Hand on what a process says, line by line; at its end an empty one."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        said.put(line)
+    said.put("")
 
 
 def told(fact: dict) -> str:

@@ -1,6 +1,6 @@
 """Attention kernels that were compiled elsewhere, as backends of the model.
 
-A folder of shared objects, one a kernel, as ``save_kernels.py`` writes them: FlashAttention 4 for
+A folder of shared objects, one a kernel, exported by the CuTe compiler: FlashAttention 4 for
 Hopper in tiles of several sizes (bf16), and its relatives whose q and k are fp8 ("qk8_...") or
 whose V and softmax weights are fp8 too ("f8_..."). What loads them is apache-tvm-ffi alone.
 """
