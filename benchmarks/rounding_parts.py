@@ -6,6 +6,7 @@ simulated: codes are whole numbers that bf16 says exactly, multiplied in bf16 wi
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Way:
 def symmetric(x: Tensor, group: int = 0) -> Tensor:
     """int8 by rows, or by groups of a row; as the numbers that the codes stand for."""
     y = x.float()
-    y = y.unflatten(-1, (-1, min(group, y.shape[-1]))) if group else y
+    y = y.unflatten(-1, (-1, math.gcd(group, y.shape[-1]))) if group else y
     scale = y.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
     y = (y / scale).round() * scale
     return (y.flatten(-2) if group else y).to(x.dtype)
@@ -52,7 +53,7 @@ def symmetric(x: Tensor, group: int = 0) -> Tensor:
 def shifted(x: Tensor, group: int = 0) -> Tensor:
     """uint8 by rows from the least to the largest number."""
     y = x.float()
-    y = y.unflatten(-1, (-1, min(group, y.shape[-1]))) if group else y
+    y = y.unflatten(-1, (-1, math.gcd(group, y.shape[-1]))) if group else y
     low = y.amin(-1, keepdim=True)
     scale = (y.amax(-1, keepdim=True) - low).clamp_min(1e-12) / 255
     zero = (low / scale).round()
