@@ -181,6 +181,15 @@ def test_a_mark_that_says_nonsense(tmp_path: Path, picture: Path, frames: object
             finished_video(journal)
 
 
+@pytest.mark.parametrize("name", ["plan.json", "local.json"])
+def test_a_folder_in_the_way_of_a_file(tmp_path: Path, picture: Path, name: str) -> None:
+    journal = create(tmp_path / "s", picture)
+    (tmp_path / "s" / name).unlink(missing_ok=True)
+    (tmp_path / "s" / name / "inside").mkdir(parents=True)
+    with pytest.raises(SessionError, match=f"{name} cannot be written"):
+        journal.write_json(name, {})
+
+
 def test_no_folder_no_session(tmp_path: Path) -> None:
     with pytest.raises(SessionError, match="there is no session folder"):
         Journal.open(tmp_path / "nowhere")

@@ -313,3 +313,31 @@ def test_a_plan_of_wrong_types_is_no_plan(changes: dict[str, Any]) -> None:
     VideoPlan.from_json(PLAN)
     with pytest.raises(SessionError, match=r"plan\.json is not a plan"):
         VideoPlan.from_json(PLAN | changes)
+
+
+def test_any_flipped_bit_of_a_section_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "0000.safetensors"
+    latents = LatentFrames.of(torch.randn(1, 2, 3, 4, 4), [0, 1, 2])
+    save_latents(path, latents)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in [*rng.integers(0, len(whole), 60), len(whole) - 1]:
+        broken = bytearray(whole)
+        broken[place] ^= 1 << int(rng.integers(0, 8))
+        path.write_bytes(broken)
+        try:
+            found = load_latents(path)
+        except SessionError:
+            refused += 1
+        else:  # a bit of the digest's own name, or of the padding
+            assert torch.equal(found.data, latents.data)
+            assert torch.equal(found.index, latents.index)
+    assert refused > 40
+    path.write_bytes(whole)
+    assert torch.equal(load_latents(path).data, latents.data)
+    broken = bytearray(whole)
+    broken[-5] ^= 1
+    path.write_bytes(broken)
+    with pytest.raises(SessionError, match="contents have changed"):
+        load_latents(path)

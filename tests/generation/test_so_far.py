@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -126,3 +127,13 @@ def test_it_can_shrink(tmp_path: Path, segments: list[Segment]) -> None:
 def test_a_part_that_is_not_there_is_refused(tmp_path: Path, segments: list[Segment]) -> None:
     with pytest.raises(SessionError, match="ends too early"):
         concatenate([Part(segments[0].path, range(LENGTH + 1))], tmp_path / "out.mp4")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_are_not_waited_for(tmp_path: Path, segments: list[Segment]) -> None:
+    video, pipe = tmp_path / "so_far.mp4", tmp_path / "0001.mp4"
+    os.mkfifo(tmp_path / "so_far.json")
+    assert join_so_far(segments, video) == COUNT * LENGTH
+    os.mkfifo(pipe)
+    with pytest.raises(SessionError, match="not a regular file"):
+        join_so_far([segments[0], Segment(pipe, 1, segments[1].frames)], video)

@@ -117,6 +117,8 @@ def _unforeseen(error: Exception) -> tuple[int, str]:
         return _DISK_FULL, f"the disk is full ({error.filename or text}); make room and resume"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return InputError.exit_code, f"{error.filename}: this name is too long; take a shorter one"
+    if isinstance(error, PermissionError) and error.filename:
+        return InputError.exit_code, f"{error.filename}: {error.strerror}; change who may use it"
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return exits.UNEXPECTED, f"{where}{error.strerror}"

@@ -101,10 +101,13 @@ class Journal:
         Raises:
             SessionError: there is none, or what makes it one is missing.
         """
-        if not folder.is_dir():
-            raise SessionError(f"there is no session folder {folder}")
-        if not (folder / "request.json").is_file():
-            raise SessionError(f"{folder} is not a session folder (it has no request.json)")
+        try:
+            if not folder.is_dir():
+                raise SessionError(f"there is no session folder {folder}")
+            if not (folder / "request.json").is_file():
+                raise SessionError(f"{folder} is not a session folder (it has no request.json)")
+        except PermissionError as error:
+            raise SessionError(f"session folder {folder}: {error.strerror}") from None
         journal = Journal(folder)
         _ = journal.request, journal.local, journal.picture
         return journal
@@ -153,7 +156,7 @@ class Journal:
 
     def write_local(self, local: Local) -> None:
         """Replace what concerns this machine (a resume may send the result elsewhere)."""
-        durable.write_json(self.folder / "local.json", asdict(local))
+        self.write_json("local.json", asdict(local))
 
     @property
     def picture(self) -> Path:
@@ -219,8 +222,17 @@ class Journal:
         return values
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write one of the folder's JSON objects, atomically."""
-        durable.write_json(self.folder / name, dict(values))
+        """Write one of the folder's JSON objects, atomically.
+
+        Raises:
+            SessionError: a folder is in the way, or the session may not be written.
+        """
+        try:
+            durable.write_json(self.folder / name, dict(values))
+        except (IsADirectoryError, PermissionError) as error:
+            raise SessionError(
+                f"{self.folder / name} cannot be written: {error.strerror}"
+            ) from None
 
     def has(self, name: str) -> bool:
         """Whether a file of that name stands in the folder."""
@@ -238,6 +250,13 @@ def refuse_used_folder(folder: Path) -> None:
     Raises:
         SessionError: with what to do instead.
     """
+    try:
+        _refuse_used(folder)
+    except PermissionError as error:
+        raise SessionError(f"cannot start a session in {folder}: {error.strerror}") from None
+
+
+def _refuse_used(folder: Path) -> None:
     if (folder / "request.json").exists():
         raise SessionError(
             f"{folder} already holds a session; continue it with: recurvid resume {folder}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,15 @@ def join_so_far(segments: Sequence[Segment], video: Path) -> int:
             parts.append(Part(video, run))
     frames = concatenate(parts, video)
     held = [[name, len(segment.frames)] for name, segment in zip(names, segments, strict=True)]
-    durable.write_json(note, {"video": _stamp(video), "segments": held})
+    with suppress(OSError):  # the next join then opens all segments again
+        durable.write_json(note, {"video": _stamp(video), "segments": held})
     return frames
 
 
 def _noted(note: Path, video: Path) -> dict[str, range]:
     """Stamp of a segment -> its packets in the video, as far as that can be relied upon."""
+    if not note.is_file():  # a named pipe would block for good
+        return {}
     try:
         values: Any = json.loads(note.read_text("utf-8"))
         if values["video"] != _stamp(video):

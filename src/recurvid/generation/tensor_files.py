@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -12,6 +14,8 @@ from recurvid import durable
 from recurvid.conditioning import Conditioning
 from recurvid.errors import SessionError
 from recurvid.latents import LatentFrames
+
+_DIGEST = "sha256 of the tensors"
 
 
 def save_latents(path: Path, latents: LatentFrames) -> None:
@@ -83,14 +87,35 @@ def _unflat(name: str, tensors: dict[str, Tensor]) -> Conditioning:
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     # Serialised first: safetensors' own writer turns a full disk into an error without a number.
     plain = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
-    durable.write_bytes(path, save(plain))
+    data = save(plain, metadata={_DIGEST: _digest(plain)})
+    try:
+        durable.write_bytes(path, data)
+    except (IsADirectoryError, PermissionError) as error:
+        raise SessionError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _load(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        if path.exists() and not path.is_file():  # a named pipe would block for good
+            raise OSError("not a regular file")
+        with safe_open(path, "pt") as file:
+            expected = (file.metadata() or {}).get(_DIGEST)
+        tensors = load_file(path)
+        if expected is not None and expected != _digest(tensors):
+            raise OSError("its contents have changed")
     except (OSError, SafetensorError) as error:
         raise SessionError(
             f"{path} is damaged ({' '.join(str(error).split())[:80]}); delete it and resume: "
             "it is made again"
         ) from None
+    return tensors
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """Of names, types, shapes and values: a flipped bit in a latent would be seen by nobody."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

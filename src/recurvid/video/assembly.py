@@ -116,6 +116,8 @@ def _open_segment(path: Path) -> InputContainer:
     import av
     from av.error import FFmpegError
 
+    if path.exists() and not path.is_file():  # a named pipe would block for good
+        raise SessionError(f"segment {path} is not a regular file; {_AGAIN}")
     try:
         container = av.open(str(path), format="mp4", options={"protocol_whitelist": "file"})
     except (FFmpegError, OSError) as error:
