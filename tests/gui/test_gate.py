@@ -1,0 +1,135 @@
+"""The one door of the page: keys, cookies, hosts, and what is never served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("gradio", reason="the page needs the extra gui")
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from recurvid.gui.gate import COOKIE, Gate, Sessions
+from recurvid.jobs.access import Access
+
+KEY, OTHER = "a key of some length", "another key of length"
+ACCESS = Access.of(KEY)
+
+
+def client(
+    access: Access = ACCESS,
+    *,
+    host: str = "127.0.0.1",
+    share: bool = False,
+    base: str = "localhost",
+) -> TestClient:
+    async def inside(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("inside")
+
+    app = Starlette(routes=[Route("/{rest:path}", inside, methods=["GET", "POST"])])
+    sessions = Sessions(access)
+    gate = Gate(app, sessions, host=host, share=share)
+    return TestClient(gate, base_url=f"http://{base}:7860", follow_redirects=False)
+
+
+@pytest.fixture
+def locked() -> Iterator[TestClient]:
+    with client() as made:
+        made.get("/gradio_api/startup-events")
+        yield made
+
+
+def test_without_keys_everybody_here_comes_in():
+    assert client(Access()).get("/").text == "inside"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/config", "/gradio_api/queue/join", "/gradio_api/file=x", "/media/a/b", "/theme.css",
+     "/gradio_api/startup-events", "/nothing", "/HEALTHZ", "/login/x"],
+)  # fmt: skip
+def test_with_a_key_every_address_needs_it(locked: TestClient, path: str):
+    assert locked.get(path).status_code == 401
+    assert locked.post(path).status_code == 401
+    assert locked.get(path, headers={"Authorization": f"Bearer {KEY}"}).text == "inside"
+
+
+def test_the_health_check_needs_none(locked: TestClient):
+    assert (locked.get("/healthz").status_code, locked.get("/healthz").text) == (200, "ok")
+
+
+def test_the_launching_process_knocks_once():
+    made = client()
+    assert made.get("/gradio_api/startup-events").text == "inside"
+    assert made.get("/gradio_api/startup-events").status_code == 401
+
+
+def test_a_person_logs_in_with_the_key(locked: TestClient):
+    assert locked.get("/").headers["location"] == "login"
+    form = locked.get("/login", headers={"Accept-Language": "ja"}).text
+    assert 'type="password"' in form
+    assert "鍵" in form
+    wrong = locked.post("/login", data={"key": OTHER})
+    assert wrong.status_code == 401
+    assert COOKIE not in locked.cookies
+    assert OTHER not in wrong.text
+    right = locked.post("/login", data={"key": KEY})
+    assert right.status_code == 303
+    said = right.headers["set-cookie"].lower()
+    assert "httponly" in said
+    assert "samesite=lax" in said
+    assert KEY not in said
+    assert locked.get("/").text == "inside"
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "é", "a" * 5000])
+def test_a_made_up_cookie_opens_nothing(locked: TestClient, cookie: str):
+    raw = f"{COOKIE}={cookie}".encode()
+    assert locked.get("/config", headers=[(b"cookie", raw)]).status_code == 401
+
+
+def test_a_login_that_is_too_long_is_not_read(locked: TestClient):
+    assert locked.post("/login", content=b"key=" + b"a" * 100_000).status_code == 413
+
+
+def test_every_key_is_an_owner_of_its_own(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text(f"{KEY}\n{OTHER}\n")
+    sessions = Sessions(Access.of(file=file))
+    tokens = [sessions.open(key) for key in (KEY, OTHER)]
+    owners = {sessions.owner({}, {COOKIE: token or ""}) for token in tokens}
+    assert len(owners) == 2
+    assert None not in owners
+    bearers = {sessions.owner({"authorization": f"bearer {key}"}, {}) for key in (KEY, OTHER)}
+    assert bearers == owners
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/gradio_api/file=http://example.org/x", "/gradio_api/file=https:/example.org/x",
+     "/gradio_api/file=HTTPS%3A%2F%2Fexample.org", "/gradio_api/proxy=http://example.org",
+     "/gradio_api/deep_link", "/gradio_api/runs", "/monitoring/summary"],
+)  # fmt: skip
+def test_gradio_fetches_nothing_from_elsewhere(path: str):
+    assert client(Access()).get(path).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("base", "status"),
+    [("localhost", 200), ("127.0.0.1", 200), ("evil.example", 403), ("192.168.1.2", 403)],
+)
+def test_a_name_that_points_here_is_not_enough(base: str, status: int):
+    """DNS rebinding: a site whose name resolves to loopback must not reach the page."""
+    assert client(Access(), base=base).get("/").status_code == status
+    assert client(Access(), host="0.0.0.0", base=base).get("/").status_code == 200
+
+
+def test_a_shared_page_has_any_name():
+    made = client(share=True, base="something.example")
+    assert made.get("/config", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+    assert made.get("/config").status_code == 401
