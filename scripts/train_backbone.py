@@ -27,6 +27,7 @@ from recurvid.encoders.small import SmallTextEncoder
 from recurvid.models.packed_dit.config import PRESETS
 from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.training import backbone as bb
+from recurvid.training.camera import MoveRange
 from recurvid.training.clip_pool import BUNDLED_CLIPS, ClipShape, encode_clips, make_pool
 from recurvid.training.pictures import load_photographs, stack
 from recurvid.training.sample import SampleRun, sample_video
@@ -93,6 +94,7 @@ def main():
     p.add_argument("--tests", type=Path)
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--start", type=Path, help="folder of an earlier run to go on from")
+    p.add_argument("--zoom-share", type=float, default=1 / 3, help="of the clips that move")
     p.add_argument("--seed", type=int, default=0, help="of clips, noise and order")
     p.add_argument(
         "--seconds", type=float, default=480, help="from start to last step, set-up included"
@@ -126,8 +128,10 @@ def main():
     shapes = [replace(shape, count=round(shape.count * a.clips)) for shape in BUNDLED_CLIPS]
     if a.tiny:
         shapes = [ClipShape(4, 73, (64, 64)), ClipShape(3, 145, (32, 64))]
+    speeds = MoveRange(zoom_share=a.zoom_share)
     pools = [
-        make_pool(pictures, vae, shape, seed=i + 100 * a.seed) for i, shape in enumerate(shapes)
+        make_pool(pictures, vae, shape, seed=i + 100 * a.seed, speeds=speeds)
+        for i, shape in enumerate(shapes)
     ]
     print(
         f"pools after {time.monotonic() - began:.0f} s: {[tuple(x.latents.shape) for x in pools]} "

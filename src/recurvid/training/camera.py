@@ -96,11 +96,12 @@ def _centred(side: int, supersample: int) -> Tensor:
 
 @dataclass(frozen=True)
 class MoveRange:
-    """How fast cameras move: (slowest, fastest)."""
+    """How fast cameras move: (slowest, fastest); and how many stand still or zoom."""
 
     pan: tuple[float, float] = (0.3, 0.8)  # output pixels a frame
     zoom: tuple[float, float] = (0.002, 0.0045)  # log magnification a frame
     still_share: float = 0.05
+    zoom_share: float = 1 / 3  # of those that move
 
 
 def draw_paths(
@@ -140,7 +141,8 @@ def _draw_one(
     speeds: MoveRange,
 ) -> tuple[tuple[float, ...], str, float]:
     still = rng.random() < speeds.still_share
-    move = "still" if still else MOVES[int(rng.integers(6))]
+    zooms = rng.random() < speeds.zoom_share
+    move = "still" if still else MOVES[int(rng.integers(4, 6) if zooms else rng.integers(4))]
     speed = float(rng.random())
     low, high = speeds.zoom if "zoom" in move else speeds.pan
     rate = low + (high - low) * speed

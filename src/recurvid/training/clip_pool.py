@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recurvid.training.camera import draw_paths, render
+from recurvid.training.camera import MoveRange, draw_paths, render
 from recurvid.training.captions import caption
 from recurvid.vae.taehv import TAEHV
 
@@ -54,16 +54,24 @@ class ClipPool:
 
 
 @torch.no_grad()
-def make_pool(pictures: Tensor, vae: TAEHV, shape: ClipShape, *, seed: int = 0) -> ClipPool:
+def make_pool(
+    pictures: Tensor,
+    vae: TAEHV,
+    shape: ClipShape,
+    *,
+    seed: int = 0,
+    speeds: MoveRange | None = None,
+) -> ClipPool:
     """Render and encode clips.
 
     Args:
         pictures: (n, 3, h, w) uint8 on the device of ``vae``.
+        speeds: of the camera; None for those of the bundled model.
     """
     rng = np.random.default_rng(seed)
     path, moves, speeds = draw_paths(
         shape.count, rng, pictures=len(pictures), frames=shape.frames, size=shape.size,
-        source=(pictures.shape[-2], pictures.shape[-1]),
+        source=(pictures.shape[-2], pictures.shape[-1]), speeds=speeds,
     )  # fmt: skip
     latents = [
         encode_clips(render(pictures, part.to(pictures.device), shape.frames, shape.size), vae)
