@@ -5,9 +5,9 @@
     python benchmarks/peer_decode.py --out peer.json --tiny       # any machine
 
 Random weights of full size. "resident" has them on the card; "offload" streams blocks from pinned
-memory under a cap of 6 GiB (diffusers' group offload with its own stream) and comes last; "vae" decodes 9 latents
-and the 18 that the original decodes for every section after the first, whole in space and in
-diffusers' tiles. whole_run.py runs this beside ours.
+memory under a cap of 6 GiB (diffusers' group offload with its own stream) and comes last; "vae"
+decodes 9 latents and the 18 that the original decodes for every section after the first, whole in
+space and in diffusers' tiles. whole_run.py runs this beside ours.
 """
 
 from __future__ import annotations
