@@ -198,10 +198,8 @@ class Run:
             print(f"{name:24} {json.dumps(facts)}", flush=True)
         except Exception as error:  # noqa: BLE001 - the list must go on
             said = f"{type(error).__name__}: {str(error).strip()[:400]}"
-            self.result["variants"][name] = {
-                "failed": said,
-                "trace": traceback.format_exc()[-3000:],
-            }
+            trace = traceback.format_exc()[-3000:]
+            self.result["variants"][name] = {"failed": said, "trace": trace}
             print(f"{name:24} FAILED {said}\n{trace[-1500:]}", flush=True)
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
