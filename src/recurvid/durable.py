@@ -42,7 +42,7 @@ def atomic_path(path: str | Path) -> Generator[Path]:
     try:
         yield beside
         _sync_file(beside)
-        _replace(beside, target)
+        replace(beside, target)
         sync_folder(target.parent)
     except BaseException:
         with suppress(OSError):
@@ -114,7 +114,8 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def _replace(source: Path, target: Path) -> None:
+def replace(source: Path, target: Path) -> None:
+    """Rename ``source`` to ``target``, which may stand; on Windows wait for whoever looks at it."""
     for attempt in range(_REPLACE_TRIES):
         try:
             os.replace(source, target)

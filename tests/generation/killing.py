@@ -50,7 +50,7 @@ def wired(fuse: Fuse) -> None:
 
         return outer
 
-    durable._replace = around(durable._replace)  # type: ignore[attr-defined]
+    durable.replace = around(durable.replace)
     durable._sync_file = around(durable._sync_file)  # type: ignore[attr-defined]
     Path.replace = around(Path.replace)  # type: ignore[method-assign]
     SegmentWriter.write = around(SegmentWriter.write)  # type: ignore[method-assign]

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.generation.sessions import opened as opened_session
+from tests.generation.sessions import start
 
+from recurvid import durable
 from recurvid.errors import SessionError
+from recurvid.events import Finished, SectionDone
+from recurvid.generation.advice import resume_command
 from recurvid.generation.journal import Segment
 from recurvid.generation.so_far import join_so_far
 from recurvid.video import assembly
 from recurvid.video.assembly import Part, concatenate
 from recurvid.video.encoders import VideoSettings
+from recurvid.video.reader import probe
 from recurvid.video.writer import SegmentWriter
 
 COUNT, LENGTH = 6, 5
@@ -137,3 +144,33 @@ def test_pipes_are_not_waited_for(tmp_path: Path, segments: list[Segment]) -> No
     os.mkfifo(pipe)
     with pytest.raises(SessionError, match="not a regular file"):
         join_so_far([segments[0], Segment(pipe, 1, segments[1].frames)], video)
+
+
+def test_a_video_that_a_player_holds_open_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where a file that is being shown cannot be replaced."""
+    journal = start(tmp_path)
+    whole = durable.replace
+
+    def held(source: Path, target: Path) -> None:
+        if target.name == "so_far.mp4" and target.exists():
+            raise PermissionError(13, "used by another process", str(target))
+        whole(source, target)
+
+    monkeypatch.setattr(durable, "replace", held)
+    events = list(opened_session(journal).run())
+    done = [event for event in events if isinstance(event, SectionDone)]
+    assert len(done) == 2
+    assert done[1].frames == done[0].frames
+    assert probe(journal.folder / "so_far.mp4").frames == done[0].frames
+    assert isinstance(events[-1], Finished)
+    assert probe(tmp_path / "out.mp4").frames == events[-1].frames
+
+
+@pytest.mark.parametrize("system", ["linux", "win32"])
+def test_a_command_can_be_copied(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    quote = '"' if system == "win32" else "'"
+    assert resume_command(Path("my videos")) == f"recurvid resume {quote}my videos{quote}"
+    assert resume_command(Path("videos")) == "recurvid resume videos"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import threading
 from collections.abc import Generator
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from recurvid.cli import exits
+from recurvid.generation.advice import resume_command
 
 
 class Stopped(Exception):
@@ -47,5 +47,5 @@ def says_how_to_resume(folder: Path) -> Generator[None]:
 
 def _hint(folder: Path) -> str:
     if (folder / "request.json").exists():
-        return f"; continue with: recurvid resume {shlex.quote(str(folder))}"
+        return f"; continue with: {resume_command(folder)}"
     return " before the session began; there is nothing to resume"

@@ -98,7 +98,7 @@ def load_small_text_encoder(path: Path, device: torch.device | str = "cpu") -> S
     """
     checkpoint = dequantized(open_checkpoint(path))
     try:
-        config = SmallTextConfig(**json.loads(path.with_suffix(".json").read_text()))
+        config = SmallTextConfig(**json.loads(path.with_suffix(".json").read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path.with_suffix('.json')}: no configuration ({error})") from error
     model = SmallTextEncoder(config)

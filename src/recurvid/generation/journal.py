@@ -30,6 +30,7 @@ from typing import Any
 
 from recurvid import durable
 from recurvid.errors import RequestError, SessionError
+from recurvid.generation.advice import resume_command
 from recurvid.generation.local import Local
 from recurvid.generation.lock import folder_lock
 from recurvid.generation.request import GenerationRequest
@@ -259,7 +260,7 @@ def refuse_used_folder(folder: Path) -> None:
 def _refuse_used(folder: Path) -> None:
     if (folder / "request.json").exists():
         raise SessionError(
-            f"{folder} already holds a session; continue it with: recurvid resume {folder}"
+            f"{folder} already holds a session; continue it with: {resume_command(folder)}"
         )
     if not folder.exists():
         return

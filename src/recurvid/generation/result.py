@@ -10,6 +10,7 @@ from typing import Any
 
 from recurvid import __version__, durable
 from recurvid.errors import OutputError
+from recurvid.generation.advice import resume_command
 from recurvid.generation.finished import (
     FINISHED,
     WRITING,
@@ -20,7 +21,7 @@ from recurvid.generation.finished import (
     stands,
 )
 from recurvid.generation.journal import Journal, Segment
-from recurvid.generation.so_far import join_so_far
+from recurvid.generation.so_far import frames_in, join_so_far
 from recurvid.generation.video_plan import VideoPlan
 from recurvid.video.buckets import center_crop_resize
 from recurvid.video.destination import Destination, check_output, destination
@@ -67,7 +68,13 @@ class Result:
         """
         segments = self._kept() or self._journal.segments()
         if segments:
-            return join_so_far(segments, self.so_far)
+            try:
+                return join_so_far(segments, self.so_far)
+            except OutputError as error:
+                # A player on Windows that shows the file keeps it; the next section tries again.
+                if not (isinstance(error.__cause__, PermissionError) and self.so_far.is_file()):
+                    raise
+                return max(frames_in(self.so_far), 1)
         picture = load_picture(self._journal.picture)
         still = center_crop_resize(picture, self._plan.height, self._plan.width)
         with SegmentWriter(self.so_far, self.segment_settings) as writer:
@@ -103,14 +110,14 @@ class Result:
         if stands(self._place) and not self._may_replace():
             raise OutputError(
                 f"output {self._local.output!r} came to exist meanwhile; put the video elsewhere "
-                f"with: recurvid resume {self._journal.folder} --out FILE"
+                f"with: {resume_command(self._journal.folder)} --out FILE"
             )
         try:
             self._deliver()
         except OSError as error:
             raise OutputError(
                 f"cannot write {self._local.output}: {error.strerror or error}; put the video "
-                f"elsewhere with: recurvid resume {self._journal.folder} --out FILE"
+                f"elsewhere with: {resume_command(self._journal.folder)} --out FILE"
             ) from error
         self._journal.write_json(
             FINISHED,
@@ -147,7 +154,7 @@ class Result:
             with beside.open("rb+") as file:
                 os.fsync(file.fileno())
         self._mark(stamp(Destination(self._place.kind, beside)))
-        beside.replace(target)
+        durable.replace(beside, target)
         durable.sync_folder(target.parent)
         made.unlink()
 

@@ -47,6 +47,11 @@ def join_so_far(segments: Sequence[Segment], video: Path) -> int:
     return frames
 
 
+def frames_in(video: Path) -> int:
+    """How many frames a video has that :func:`join_so_far` made; 0 where nobody knows."""
+    return sum(len(run) for run in _noted(video.with_suffix(".json"), video).values())
+
+
 def _noted(note: Path, video: Path) -> dict[str, range]:
     """Stamp of a segment -> its packets in the video, as far as that can be relied upon."""
     if not note.is_file():  # a named pipe would block for good
