@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ PATIENCE = 90_000
 
 
 @contextmanager
-def page_process(home: Path, **environment: str) -> Iterator[str]:
+def page_process(home: Path, **environment: str) -> Generator[str]:
     """``recurvid gui`` in a process of its own; yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

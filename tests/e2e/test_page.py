@@ -11,11 +11,13 @@ import pytest
 from tests.e2e.browser import CHROMIUM, SWITCHES, Watched, page_process
 
 pytest.importorskip("gradio", reason="the page needs the extra gui")
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
-from recurvid.generation.request import GenerationRequest  # noqa: E402
-from recurvid.jobs.states import Job, JobState  # noqa: E402
-from recurvid.jobs.store import JobStore  # noqa: E402
+from playwright import sync_api as playwright
+
+from recurvid.generation.request import GenerationRequest
+from recurvid.jobs.states import Job, JobState
+from recurvid.jobs.store import JobStore
 
 pytestmark = [
     pytest.mark.e2e,
@@ -199,6 +201,7 @@ def test_the_queue_is_rearranged(view: Watched, store: JobStore):
     view.page.get_by_role("tab", name="Queue").click()
     view.page.wait_for_function("document.querySelectorAll('#queue .rv-row').length === 4")
     view.page.wait_for_selector("#queue .rv-row .rv-running")
+    view.page.wait_for_selector("#queue [data-ready], #queue[data-ready]")
 
     def row(title: str) -> Any:
         return view.page.locator("#queue .rv-row", has_text=title)

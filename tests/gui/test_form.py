@@ -38,7 +38,9 @@ def test_one_control_a_field_in_order():
 
 def test_every_control_has_a_component_with_its_limits():
     with gr.Blocks():
-        made = {control.name: form.component(control) for control in form.controls()}
+        made: dict[str, Any] = {
+            control.name: form.component(control) for control in form.controls()
+        }
     assert isinstance(made["order"], gr.Dropdown)
     assert isinstance(made["exact_gaps"], gr.Checkbox)
     assert (made["crf"].minimum, made["crf"].maximum) == (0, 51)

@@ -18,7 +18,7 @@ from recurvid.gui import form, how_form, lists, models_panel, stage
 from recurvid.gui.batch_box import BatchBox, queue_all
 from recurvid.gui.create_tab import CreateTab, Wish, preset_choices, prompt_help, submit
 from recurvid.gui.models_tab import ModelsTab
-from recurvid.gui.page import QUIET, Page, Visitor, told
+from recurvid.gui.page import BUSY, QUIET, Page, Visitor, told
 from recurvid.gui.presets import check_name
 from recurvid.gui.replay import request_in
 from recurvid.gui.words import word
@@ -148,14 +148,19 @@ def _on_clicks(page: Page, tabs: Tabs) -> None:
 
     def act(event: gr.EventData, request: gr.Request, shown: str, limit: int) -> Updates:
         visitor = page.visitor(request)
-        do, id = str(event._data.get("do", "")), str(event._data.get("id", ""))
+        do, id = _said(event)
         found = told(lambda: _act(page, visitor, tabs, do, id), {})
         shown = found.get(tabs.shown, shown)
         limit = limit + _MORE if do == "more" else limit
         return {**found, tabs.limit: limit, **_redrawn(page, visitor, tabs, shown, limit)}
 
     for panel in tabs.lists:
-        panel.act(act, [tabs.shown, tabs.limit], outputs, **QUIET)
+        panel.act(act, [tabs.shown, tabs.limit], outputs, trigger_mode="multiple", **QUIET)
+
+
+def _said(event: gr.EventData) -> tuple[str, str]:
+    """What a button of ours does, and to which job or model."""
+    return str(getattr(event, "do", "")), str(getattr(event, "id", ""))
 
 
 def _redrawn(page: Page, visitor: Visitor, tabs: Tabs, shown: str, limit: int) -> Updates:
@@ -302,8 +307,7 @@ def _on_vision(page: Page, create: CreateTab) -> None:
 
         return told(run, gr.skip())
 
-    shown = QUIET | {"show_progress": "minimal"}
-    create.vision.click(write, create.picture, create.field("prompt"), **shown)
+    create.vision.click(write, create.picture, create.field("prompt"), **BUSY)
 
 
 def _on_models(page: Page, tabs: Tabs) -> None:
@@ -311,7 +315,7 @@ def _on_models(page: Page, tabs: Tabs) -> None:
 
     def act(event: gr.EventData, request: gr.Request, asked: str) -> tuple[str, str]:
         visitor = page.visitor(request)
-        do, name = str(event._data.get("do", "")), str(event._data.get("id", ""))
+        do, name = _said(event)
 
         def run() -> str:
             match do:
@@ -328,7 +332,7 @@ def _on_models(page: Page, tabs: Tabs) -> None:
         now = told(run, "")
         return now, models_panel.models(page.downloads, now, visitor.language)
 
-    cards.act(act, tabs.asked, [tabs.asked, cards], **QUIET)
+    cards.act(act, tabs.asked, [tabs.asked, cards], trigger_mode="multiple", **QUIET)
 
     def look() -> None:
         page.machine.look()

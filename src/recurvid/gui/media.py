@@ -42,7 +42,7 @@ def routes(store: JobStore, owner: Owner) -> list[Route]:
             job = store.get(request.path_params["job"], who)
             path = file_of(store, job, kind)
         except UnknownJobError:
-            path = None
+            return PlainTextResponse("not found", 404)
         if path is None or path.is_symlink() or not path.is_file():
             return PlainTextResponse("not found", 404)
         return _answer(request, job, kind, path)

@@ -10,7 +10,7 @@ import gradio as gr
 from recurvid.checkpoints.known import KNOWN
 from recurvid.gui import models_panel
 from recurvid.gui.how_form import vram_from
-from recurvid.gui.page import QUIET, Page, panel, told
+from recurvid.gui.page import BUSY, Page, panel, told
 from recurvid.gui.words import word
 
 
@@ -55,6 +55,5 @@ def build(page: Page) -> ModelsTab:
 
         return told(draw, gr.skip())
 
-    shown: dict[str, Any] = QUIET | {"show_progress": "minimal"}
-    draw.click(drawn, [model, size, vram], plan, concurrency_limit=2, **shown)
+    draw.click(drawn, [model, size, vram], plan, concurrency_limit=2, **BUSY)
     return ModelsTab(cards, kernels, look)

@@ -1,14 +1,23 @@
 (() => {
 	// What a click on our own HTML means is written on the button; the page's code hears "act".
+	// Deleting asks once more. What was asked is remembered by job: a list that is drawn anew
+	// meanwhile must not pass the question on to its neighbour.
+	let asked = { id: null, until: 0 };
 	const sure = (button) => {
-		if (!button.dataset.sure || button.dataset.asked) return true;
-		const text = button.textContent;
+		if (!button.dataset.sure) return true;
+		if (asked.id === button.dataset.id && Date.now() < asked.until) {
+			asked.id = null;
+			return true;
+		}
+		asked = { id: button.dataset.id, until: Date.now() + 5000 };
+		const label = button.querySelector("span");
+		const text = label.textContent;
 		button.dataset.asked = "1";
-		button.textContent = button.dataset.sure;
+		label.textContent = button.dataset.sure;
 		setTimeout(() => {
 			delete button.dataset.asked;
-			button.textContent = text;
-		}, 4000);
+			if (label.textContent === button.dataset.sure) label.textContent = text;
+		}, 5000);
 		return false;
 	};
 
@@ -49,6 +58,7 @@
 
 	document.documentElement.lang = navigator.language || "en";
 	window.recurvidPanel = (element, trigger) => {
+		element.dataset.ready = "1";
 		element.addEventListener("click", (event) => {
 			const button = event.target.closest("button[data-do], button[data-copy], button[data-prompt], button[data-dark]");
 			if (!button || button.disabled) return;
@@ -57,19 +67,22 @@
 			if (button.dataset.prompt) return void prompt(button.dataset.prompt);
 			if (sure(button)) trigger("act", { do: button.dataset.do, id: button.dataset.id || "" });
 		});
-		// The video so far is replaced by a longer one while somebody watches it. Most orders grow
-		// at the front, so the place is kept as seen from the end.
-		element.addEventListener("timeupdate", (e) => (e.target.rvLeft = e.target.duration - e.target.currentTime), true);
-		element.addEventListener("pause", (e) => (e.target.rvHeld = e.target.currentTime < e.target.duration - 0.1), true);
-		element.addEventListener("play", (e) => (e.target.rvHeld = false), true);
-		element.addEventListener(
-			"loadedmetadata",
-			(e) => {
-				const video = e.target;
-				if (video.rvLeft > 0 && video.rvLeft < video.duration) video.currentTime = video.duration - video.rvLeft;
-				if (video.rvHeld) video.pause();
-			},
-			true
-		);
+		// The video so far is replaced by a longer one while somebody watches it. The inverted order
+		// grows at the front, so there the place is kept as seen from the end.
+		const jobOf = (video) => video.src.split("/media/")[1]?.split("/")[0];
+		const on = (name, what) => element.addEventListener(name, (event) => what(event.target), true);
+		on("timeupdate", (video) => {
+			video.rvJob = jobOf(video);
+			video.rvFromStart = video.currentTime;
+			video.rvFromEnd = video.duration - video.currentTime;
+		});
+		on("pause", (video) => (video.rvHeld = video.currentTime < video.duration - 0.1));
+		on("play", (video) => (video.rvHeld = false));
+		on("loadedmetadata", (video) => {
+			if (video.rvJob !== jobOf(video)) return;
+			const place = video.dataset.grows === "front" ? video.duration - video.rvFromEnd : video.rvFromStart;
+			if (place > 0 && place < video.duration) video.currentTime = place;
+			if (video.rvHeld) video.pause();
+		});
 	};
 })();

@@ -24,6 +24,9 @@ T = TypeVar("T")
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """For every event: nothing is offered as an API (that is the server's), nothing flickers."""
 
+BUSY: dict[str, Any] = {**QUIET, "show_progress": "minimal"}
+"""For events that take seconds."""
+
 
 @dataclass(frozen=True)
 class Page:

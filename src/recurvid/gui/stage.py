@@ -80,8 +80,11 @@ def _pictures(store: JobStore, job: Job, language: Language) -> str:
 
 
 def _video(source: str, label: str, job: Job) -> str:
+    front = job.plan is not None and job.plan.order == "inverted"
+    grows = "front" if front else "end"
     return (
-        f'<figure class="rv-screen rv-film"><video src="{escape(source)}" controls loop muted '
+        f'<figure class="rv-screen rv-film"><video src="{escape(source)}" data-grows="{grows}" '
+        f"controls loop muted "
         f'autoplay playsinline preload="auto" aria-label="{escape(label)}"{_shape(job)}></video>'
         f"<figcaption>{escape(label)}</figcaption></figure>"
     )

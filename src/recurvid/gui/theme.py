@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gradio as gr
+from gradio import themes
 from gradio.themes.utils.colors import Color
 
 CSS = Path(__file__).with_name("page.css")
@@ -28,13 +28,13 @@ _FONT = (
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
-def theme() -> gr.themes.Base:
+def theme() -> themes.Base:
     """The theme, light and dark."""
-    return gr.themes.Base(
+    return themes.Base(
         primary_hue=_TEAL,
         secondary_hue=_TEAL,
         neutral_hue=_SLATE,
-        radius_size=gr.themes.sizes.radius_lg,
+        radius_size=themes.sizes.radius_lg,
         font=_FONT,
         font_mono=_MONO,
     ).set(

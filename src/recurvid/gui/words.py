@@ -56,8 +56,8 @@ def translations() -> gr.I18n:
     return gr.I18n(**tables, **chinese_names)
 
 
-def word(key: str) -> I18nData:
-    """A text that the browser translates.
+def word(key: str) -> Any:
+    """A text that the browser translates (``gradio.i18n.I18nData``).
 
     Raises:
         KeyError: no such text.
