@@ -34,6 +34,7 @@ from recurvid.models.placed import PlacedDiT, Room, Streaming
 from recurvid.ops.linear.forms import AUTO
 from recurvid.settings import settings
 from recurvid.vae.hunyuan import HunyuanCodec
+from recurvid.vae.lean_decoder import bytes_of_tile
 
 #: Tiles of a decode that is short of room, in pixels.
 LARGEST_TILE, SMALLEST_TILE = TILES[1], TILES[-1]
@@ -258,7 +259,9 @@ class TurnTakingCodec(HunyuanCodec):
         self._use_tiles(smaller)
 
     def _use_tiles(self, side: int) -> None:
+        """Decode in what memory a tile of this side was planned to take; encode in such tiles."""
         self._tile = side
+        self.room = bytes_of_tile(side)
         self.module.enable_tiling(
             tile_sample_min_height=side,
             tile_sample_min_width=side,

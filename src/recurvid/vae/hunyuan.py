@@ -41,7 +41,7 @@ class HunyuanCodec:
             Call ``module.enable_tiling()`` first for the original's tiles in space (256 px at
             stride 192).
         room: bytes that one decoder run may take beside the weights; larger pictures are decoded
-            in windows. None decodes whole pictures.
+            in windows, whatever the module's tiles. None decodes whole pictures, or these tiles.
     """
 
     def __init__(self, module: AutoencoderKLHunyuanVideo, room: int | None = None):
@@ -90,13 +90,13 @@ class HunyuanCodec:
 
     def _decoded(self, z: Tensor) -> Tensor:
         vae, stride = self.module, self.geometry.spatial_stride
+        if self.room is not None:
+            windows = fit_windows(z.shape[3], z.shape[4], self.room // self._bytes(z))
+            return decode_windows(self._run, z, windows)
         limit = (vae.tile_sample_min_height // stride, vae.tile_sample_min_width // stride)
         if vae.use_tiling and (z.shape[3] > limit[0] or z.shape[4] > limit[1]):
             return vae.tiled_decode(z, return_dict=False)[0]
-        if self.room is None:
-            return self._run(z)
-        windows = fit_windows(z.shape[3], z.shape[4], self.room // self._bytes(z))
-        return decode_windows(self._run, z, windows)
+        return self._run(z)
 
     def _run(self, z: Tensor) -> Tensor:
         z = self.module.post_quant_conv(z)

@@ -25,6 +25,11 @@ BYTES = 1150
 PLAIN_BYTES = 3500
 
 
+def bytes_of_tile(side: int, frames: int = 17) -> int:
+    """What diffusers' decoder takes for a square tile of so many pixels a side, in two bytes."""
+    return frames * side * side * PLAIN_BYTES
+
+
 def lean_decode(decoder: Any, z: Tensor, *, joined: bool = False, chunk: int = CHUNK) -> Tensor:
     """Decode one video: (1, c, t, h, w) after ``post_quant_conv`` -> (1, 3, 4t-3, 8h, 8w).
 
