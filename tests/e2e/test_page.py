@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 PICTURE = Path(__file__).parents[2] / "examples" / "valley.jpg"
-LONG = {"prompt": "pan right", "seconds": "6", "size": "96", "steps": "120"}
+LONG = {"prompt": "pan right", "seconds": "6", "size": "96", "steps": "60"}
 SHORT = {"prompt": "pan left", "seconds": "1", "size": "64", "steps": "2"}
 
 
