@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.server.test_serving import serving
+from tests.server.test_serve_process import serving
 
 from recurvid.checkpoints.known import KNOWN
 from recurvid.checkpoints.locate import BUNDLED_FOLDER, status
@@ -29,7 +29,7 @@ QUICK = {"seconds": "4", "size": "96", "extra_body": {"steps": 6}}
 
 
 def wait(address: str, id: str, states: tuple[str, ...], seconds: float = 240) -> dict[str, Any]:
-    until = time.monotonic() + seconds
+    until, job = time.monotonic() + seconds, dict[str, Any]()
     while time.monotonic() < until:
         job = httpx.get(f"{address}/api/jobs/{id}").json()
         if job["state"] in states:
@@ -45,7 +45,7 @@ def test_killed_in_mid_job_it_goes_on_to_the_same_bits(tmp_path: Path):
         client = openai.OpenAI(base_url=f"{server['address']}/v1", api_key="unused")
         given = {"prompt": "pan left", "input_reference": EXAMPLE, **QUICK}
         killed = client.videos.create(**given).id
-        until = time.monotonic() + 240
+        until, progress = time.monotonic() + 240, dict[str, Any]()
         while time.monotonic() < until:
             progress = httpx.get(f"{server['address']}/api/jobs/{killed}").json()["progress"]
             if progress["done_sections"] and progress["phase"] == "denoise":

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -49,7 +50,7 @@ def small_videos() -> dict[str, bytes]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "v"
             with av.open(str(path), "w", format=form) as container:
-                stream = container.add_stream(codec, rate=12)
+                stream: Any = container.add_stream(codec, rate=12)
                 stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
                 for _ in range(3):
                     frame = av.VideoFrame.from_image(Image.new("RGB", (32, 32)))

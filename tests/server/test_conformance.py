@@ -26,6 +26,7 @@ CHECKS = [
     openapi_checks.missing_required_header,
 ]
 # It never ends by itself; tests/server/test_jobs_api.py reads it.
+LARGE = [HealthCheck.data_too_large, HealthCheck.large_base_example]
 ENDLESS = "/api/events"
 
 
@@ -59,7 +60,7 @@ def ask(server: Live, operation: Any, mode: Any, examples: int) -> None:
         deadline=None,
         database=None,
         phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, *LARGE],
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def run(case: Any) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.architecture.source import ROOT
 from tests.architecture.test_documentation import blocks, check_command
-from tests.server.test_serving import serving
+from tests.server.test_serve_process import serving
 
 GUIDE = (ROOT / "docs/guide/server.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")

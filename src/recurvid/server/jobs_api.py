@@ -61,16 +61,18 @@ _JOB_FORM = {
 )
 async def create_job(request: Request, service: Serving, owner: Owner) -> dict[str, Any]:
     """Queue a video: pictures as files; `request` and `how` as JSON."""
-    form = (await read_form(request)).only(("request", "how", "title"), _FILES)
-    picture = form.files.get("picture")
-    if picture is None:
-        message = "picture: a start picture is needed"
-        raise Problem(400, message, "missing_picture", parameter="picture")
-    asked = request_from(form.texts.get("request", "{}"))
-    how = how_from(from_json_text(form.texts.get("how", "{}"), "how"))
-    pictures = (picture, form.files.get("end_picture"))
-    job = await service.add(asked, how, owner, pictures, form.texts.get("title", ""))
-    return job_body(job)
+    with service.uploading():
+        async with read_form(request) as parts:
+            form = parts.only(("request", "how", "title"), _FILES)
+            picture = form.files.get("picture")
+            if picture is None:
+                message = "picture: a start picture is needed"
+                raise Problem(400, message, "missing_picture", parameter="picture")
+            asked = request_from(form.texts.get("request", "{}"))
+            how = how_from(from_json_text(form.texts.get("how", "{}"), "how"))
+            pictures = (picture, form.files.get("end_picture"))
+            title = form.texts.get("title", "")
+            return job_body(await service.add(asked, how, owner, pictures, title))
 
 
 @router.get("/jobs", response_model=JobList, responses=errors(400, 401, 404), summary="List jobs")

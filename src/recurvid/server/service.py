@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from recurvid.server.schemas import ID_PATTERN
 from recurvid.server.uploads import Upload
 
 _DECODERS = 2
+_MOST_UPLOADS = 32
 
 
 def _no_workers() -> Mapping[str, bool]:
@@ -38,6 +40,7 @@ class Service:
         stopping: set when the server is asked to end; streams end then.
         decoding: pictures decoded at once; each may need some hundred megabytes.
         streams: clients that listen.
+        uploads: bodies with pictures that are being received; each may fill some disk.
     """
 
     store: JobStore
@@ -45,6 +48,7 @@ class Service:
     stopping: threading.Event = field(default_factory=threading.Event)
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_DECODERS))
     streams: set[object] = field(default_factory=set)
+    uploads: set[object] = field(default_factory=set)
 
     async def add(
         self,
@@ -55,18 +59,34 @@ class Service:
         title: str,
     ) -> Job:
         """Queue a video that came over the network. The model must be here already."""
+        limits = self.store.limits
+        for name, upload in zip(("picture", "end_picture"), pictures, strict=True):
+            if upload is not None:
+                limits.check_upload(upload.size, name)
         picture, end = pictures
         async with self.decoding:
             await run_in_threadpool(require_model, request.model)
             return await run_in_threadpool(
                 self.store.add,
                 request,
-                picture.data,
-                end_picture=None if end is None else end.data,
+                await picture.read(),
+                end_picture=None if end is None else await end.read(),
                 owner=owner,
                 how=how,
                 title=title or picture.name,
             )
+
+    @contextmanager
+    def uploading(self) -> Generator[None]:
+        """Around one upload; Problem when there are too many at once."""
+        if len(self.uploads) >= _MOST_UPLOADS:
+            raise Problem(429, "too many uploads at once; try again", "too_many_uploads")
+        mark = object()
+        self.uploads.add(mark)
+        try:
+            yield
+        finally:
+            self.uploads.discard(mark)
 
 
 def model_is_present(name: str) -> bool:

@@ -152,6 +152,8 @@ def serve(
         if server.started:
             started()
         await serving
+        if not server.started:
+            raise ComponentError("the server could not start; its log says why")
 
     # uvicorn raises the signal once more when it is done: that one has been obeyed.
     before = {name: signal.signal(name, _obeyed) for name in (signal.SIGTERM, signal.SIGINT)}

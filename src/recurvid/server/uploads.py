@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +16,30 @@ from starlette.datastructures import UploadFile
 from recurvid.server.problems import Problem
 
 _LARGEST_TEXT = 262_144
+_LARGEST_JSON = 16_000_000
 _MOST_FIELDS = 64
 _MOST_FILES = 2
 
 
-@dataclass(frozen=True)
 class Upload:
-    """A file as it came."""
+    """A file as it came. A large one lies in a nameless file on disk until it is read.
 
-    name: str
-    data: bytes
+    Args:
+        name: as the user called it.
+        content: the bytes, or what holds them.
+    """
+
+    def __init__(self, name: str, content: bytes | UploadFile):
+        self.name, self._content = name, content
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self._content) if isinstance(self._content, bytes) else self._content.size or 0
+
+    async def read(self) -> bytes:
+        """The whole of it; once, and within the block of its form."""
+        return self._content if isinstance(self._content, bytes) else await self._content.read()
 
 
 @dataclass(frozen=True)
@@ -52,8 +67,9 @@ def kind_of_body(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_form(request: Request) -> Form:
-    """The form in a body.
+@asynccontextmanager
+async def read_form(request: Request) -> AsyncGenerator[Form]:
+    """The form in a body; its files are there until the block ends.
 
     Raises:
         Problem: not a form, malformed, a name twice, too many parts.
@@ -68,16 +84,21 @@ async def read_form(request: Request) -> Form:
             if name in texts or name in files:
                 raise Problem(400, f"{name[:60]}: is given twice", parameter=name[:60])
             if isinstance(value, UploadFile):
-                files[name] = Upload(value.filename or "", await value.read())
+                files[name] = Upload(value.filename or "", value)
             else:
                 texts[name] = value
-    return Form(texts, files)
+        yield Form(texts, files)
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """The JSON object in a body; Problem for anything else."""
+    """The JSON object in a body; Problem for anything else, and for more than 16 MB."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _LARGEST_JSON:
+            raise Problem(413, "the body is too large for JSON; upload the picture in a form")
     try:
-        values = json.loads(await request.body())
+        values = json.loads(body)
     except (ValueError, RecursionError):
         raise Problem(400, "the body is not JSON") from None
     if not isinstance(values, dict):

@@ -21,7 +21,7 @@ from recurvid.server.schemas import (
     request_from,
     video_body,
 )
-from recurvid.server.service import JobId, Owner, Serving, require_model
+from recurvid.server.service import JobId, Owner, Service, Serving, require_model
 from recurvid.server.uploads import Upload, from_data_url, kind_of_body, read_form, read_json
 
 router = APIRouter(prefix="/v1/videos", tags=["OpenAI"])
@@ -54,15 +54,38 @@ async def create_video(request: Request, service: Serving, owner: Owner) -> dict
     `model`, `seconds` and `size` are OpenAI's other fields; every field of a request is taken
     beside them (`extra_body` of the client), such as `seed` and `steps`.
     """
-    values, picture = await _video_form(request)
+    with service.uploading():
+        if kind_of_body(request) == "application/json":
+            values: dict[str, Any] = await read_json(request)
+            given = values.pop(_PICTURE, None)
+            address = given.get("image_url") if isinstance(given, dict) else given
+            return await _add_video(service, owner, values, _picture(None, address))
+        async with read_form(request) as parts:
+            form = parts.only([*_SCHEMA["properties"], _PICTURE_URL], [_PICTURE])
+            values = dict(form.texts)
+            picture = _picture(form.files.get(_PICTURE), values.pop(_PICTURE_URL, None))
+            return await _add_video(service, owner, values, picture)
+
+
+def _picture(upload: Upload | None, address: object) -> Upload:
+    if upload is None and address is not None:
+        return from_data_url(address, _PICTURE)
+    if upload is None:
+        message = f"{_PICTURE}: a start picture is needed"
+        raise Problem(400, message, "missing_picture", parameter=_PICTURE)
+    return upload
+
+
+async def _add_video(
+    service: Service, owner: str, values: dict[str, Any], picture: Upload
+) -> dict[str, Any]:
     if isinstance(model := values.get("model"), str):
         await run_in_threadpool(require_model, model)
     asked = request_from(values, lax=True)
     try:
-        job = await service.add(asked, HowToRun(), owner, (picture, None), "")
+        return video_body(await service.add(asked, HowToRun(), owner, (picture, None), ""))
     except InputError as error:
         raise _in_their_words(problem_of(error)) from None
-    return video_body(job)
 
 
 def _in_their_words(problem: Problem) -> Problem:
@@ -71,26 +94,6 @@ def _in_their_words(problem: Problem) -> Problem:
         problem.parameter = _PICTURE
         problem.message = _PICTURE + problem.message.removeprefix("picture")
     return problem
-
-
-async def _video_form(request: Request) -> tuple[dict[str, Any], Upload]:
-    """The fields of a request, as texts or JSON values, and the picture."""
-    values: dict[str, Any]
-    picture: Upload | None = None
-    if kind_of_body(request) == "application/json":
-        values = await read_json(request)
-        given = values.pop(_PICTURE, None)
-        address = given.get("image_url") if isinstance(given, dict) else given
-    else:
-        form = (await read_form(request)).only([*_SCHEMA["properties"], _PICTURE_URL], [_PICTURE])
-        values, picture = dict(form.texts), form.files.get(_PICTURE)
-        address = values.pop(_PICTURE_URL, None)
-    if picture is None and address is not None:
-        picture = from_data_url(address, _PICTURE)
-    if picture is None:
-        message = f"{_PICTURE}: a start picture is needed"
-        raise Problem(400, message, "missing_picture", parameter=_PICTURE)
-    return values, picture
 
 
 @router.get("", response_model=VideoList, responses=errors(400, 401, 404), summary="List videos")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -167,10 +166,3 @@ def test_two_servers_share_a_home(tmp_path: Path):
         for server in (first, second):
             assert httpx.get(f"{server['address']}/api/queue").json()["waiting"] == []
         store.close()
-
-
-def test_environment_is_not_touched():
-    before = dict(os.environ)
-    import recurvid.server.app  # noqa: F401
-
-    assert dict(os.environ) == before
