@@ -44,6 +44,67 @@ def test_comfys_llama(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert torch.equal(got, expected)
 
 
+def in_fp8(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Matrices as ComfyUI scales them to fp8, one factor each."""
+    made = {"scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}
+    for name, value in state.items():
+        if value.ndim == 2 and "embed" not in name:
+            factor = value.abs().amax().float() / 448
+            made[name] = (value.float() / factor).to(torch.float8_e4m3fn)
+            made[name.removesuffix(".weight") + ".scale_weight"] = factor
+            made[name.removesuffix(".weight") + ".scale_input"] = torch.ones(())
+        else:
+            made[name] = value
+    return made
+
+
+def test_comfys_llama_in_scaled_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    files = save_text_encoders(tmp_path, seed=5)
+    monkeypatch.setattr(text, "_LLAMA_3_8B", tiny_llama().config.to_dict())
+    whole = load_llama(files.llama, files.llama_tokenizer, dtype=torch.float32)(PROMPT)
+    path = single(files.llama, "model.", "llava_llama3_fp16.safetensors", {})
+    state = in_fp8(load_file(path))
+    scaled = path.with_name("llava_llama3_fp8_scaled.safetensors")
+    save_file(state, scaled)
+    factors = {n.removesuffix(".scale_weight") for n in state if n.endswith(".scale_weight")}
+    assert len(factors) == 7 * tiny_llama().config.num_hidden_layers
+    plain = {n: v for n, v in state.items() if "scale" not in n}
+    for name in factors:
+        value = state[f"{name}.weight"].float() * state[f"{name}.scale_weight"]
+        plain[f"{name}.weight"] = value.half()
+    save_file(plain, path)
+    expected = load_llama(path, files.llama_tokenizer, dtype=torch.float32)(PROMPT)
+    got = load_llama(scaled, files.llama_tokenizer, dtype=torch.float32)(PROMPT)
+    assert torch.equal(got, expected)
+    error = (got - whole).norm() / whole.norm()
+    assert 1e-4 < error < 0.1  # fp8 keeps three bits; without the factors nothing would be right
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ({"a.scale_weight": torch.ones(())}, "belongs to no weight"),
+        (
+            {"a.scale_weight": torch.ones(()), "a.weight": torch.ones(2, 2)},
+            "not the one factor",
+        ),
+        (
+            {
+                "a.scale_weight": torch.ones(2),
+                "a.weight": torch.ones(2, 2).to(torch.float8_e4m3fn),
+            },
+            "not the one factor",
+        ),
+    ],
+)
+def test_factors_that_fit_nothing(tmp_path: Path, extra: dict[str, torch.Tensor], says: str):
+    files = save_text_encoders(tmp_path)
+    path = single(files.llama, "model.", "llama.safetensors", extra)
+    with pytest.raises(CheckpointError, match=says) as raised:
+        load_llama(path, files.llama_tokenizer)
+    assert f"{path}: tensor a.scale_weight" in str(raised.value)
+
+
 def test_comfys_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     files = save_text_encoders(tmp_path, seed=5)
     monkeypatch.setattr(text, "_CLIP_L", tiny_clip().config.to_dict())

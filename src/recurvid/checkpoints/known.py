@@ -214,7 +214,7 @@ _SHARED = (
     _model_folder("vae", _HUNYUAN_REPO, 986_000_000, HUNYUAN,
                   "hunyuan_video_vae_fp32.safetensors", "hunyuan_video_vae_bf16.safetensors"),
     _model_folder("text_encoder", _HUNYUAN_REPO, 15_010_000_000, LLAMA,
-                  "llava_llama3_fp16.safetensors"),
+                  "llava_llama3_fp16.safetensors", "llava_llama3_fp8_scaled.safetensors"),
     _text_folder("tokenizer", _HUNYUAN_REPO, 17_300_000, LLAMA, ("tokenizer.json",)),
     _model_folder("text_encoder_2", _HUNYUAN_REPO, 246_000_000, CLIP, "clip_l.safetensors"),
     _text_folder("tokenizer_2", _HUNYUAN_REPO, 1_600_000, CLIP, ("vocab.json", "merges.txt")),

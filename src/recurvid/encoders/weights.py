@@ -18,6 +18,7 @@ from torch import nn
 from recurvid.checkpoints.checkpoint import Checkpoint, some, source_name
 from recurvid.checkpoints.dialects import flattened
 from recurvid.checkpoints.formats import open_checkpoint
+from recurvid.checkpoints.fp8 import descaled
 from recurvid.checkpoints.keymap import IDENTITY, KeyMap
 from recurvid.errors import CheckpointError
 
@@ -26,7 +27,7 @@ _OUTER = ("text_model.", "vision_model.")
 
 def open_flat(path: Path, dialect: KeyMap) -> Checkpoint:
     """A folder or file of weights, without the outer level of its names."""
-    return flattened(open_checkpoint(path), dialect)
+    return flattened(descaled(open_checkpoint(path)), dialect)
 
 
 def read_config(config_class: Any, path: Path, built_in: dict[str, Any]) -> Any:
