@@ -14,6 +14,7 @@ from PIL import Image
 from tests.jobs.queues import a_store, add, png
 
 from recurvid.errors import (
+    CheckpointError,
     InputError,
     JobError,
     JobStateError,
@@ -25,8 +26,10 @@ from recurvid.errors import (
 from recurvid.generation.request import GenerationRequest
 from recurvid.jobs.claims import Claims
 from recurvid.jobs.cleaning import clean
+from recurvid.jobs.failures import disk_is_full
+from recurvid.jobs.queries import clean_title
 from recurvid.jobs.states import HowToRun, JobProgress, JobState
-from recurvid.jobs.store import JobStore, clean_title
+from recurvid.jobs.store import JobStore
 
 WEB = ("store", "limits", "access", "states", "supervisor", "cleaning", "worker")
 
@@ -145,6 +148,11 @@ def test_an_unknown_model_is_refused(own_home: Path):
         a_store(own_home).add(GenerationRequest(model="nothing"), png())
 
 
+def test_a_model_that_is_not_here_is_said_at_once(own_home: Path):
+    with pytest.raises(CheckpointError, match="recurvid models get framepack"):
+        a_store(own_home).add(GenerationRequest(model="framepack"), png())
+
+
 def test_a_full_disk_takes_no_uploads_and_pauses(own_home: Path):
     store = a_store(own_home, free=10**9 - 1)
     add(store)  # there is room for a picture
@@ -158,6 +166,38 @@ def test_a_full_disk_takes_no_uploads_and_pauses(own_home: Path):
     roomy = a_store(own_home)
     assert not roomy.queue_state().paused
     assert Claims(roomy).take("cpu") is not None
+
+
+def test_a_disk_without_a_byte_is_said(own_home: Path, monkeypatch: pytest.MonkeyPatch):
+    store = a_store(own_home)
+    job = add(store)
+    with store.database.reading() as connection:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connect = store.database._connect
+
+    def connect_to_a_full_disk():
+        connection = connect()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        return connection
+
+    store.close()
+    monkeypatch.setattr(store.database, "_connect", connect_to_a_full_disk)
+    with pytest.raises(LimitError) as caught:
+        [add(store, GenerationRequest(prompt="x" * 5000)) for _ in range(500)]
+    assert caught.value.code == "disk_full"
+    assert disk_is_full(caught.value)
+    assert store.get(job.id) == job
+    folders = {path.name for path in store.folders.root.iterdir()}
+    assert folders == {found.id for found in store.list(limit=1000)}  # nothing half-made
+
+    def full(*_: object):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("recurvid.durable.os.replace", full)
+    with pytest.raises(LimitError) as caught:
+        add(a_store(own_home))
+    assert caught.value.code == "disk_full"
+    assert {path.name for path in store.folders.root.iterdir()} == folders
 
 
 def test_others_jobs_do_not_exist(own_home: Path):

@@ -76,6 +76,9 @@ def test_cancelled_after_its_step_and_resumed(own_home: Path):
         wait_for(lambda: store.get(id).state is S.CANCELLED, 5)
         done = len(made_sections(store, id))
         assert 0 < done < 50
+        progress = store.get(id).progress
+        assert progress.done_sections == tuple(range(done))
+        assert (progress.phase, progress.section, progress.seconds_left) == ("", None, None)
         assert store.so_far(id) is not None
         assert store.video(id) is None
         store.resume(id)

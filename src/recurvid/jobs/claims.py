@@ -13,11 +13,11 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from recurvid.errors import StaleClaimError
-from recurvid.jobs.rows import change, job_of, record
+from recurvid.errors import LimitError, StaleClaimError
+from recurvid.jobs.rows import change, find_row, job_of, record
 from recurvid.jobs.slots import held
 from recurvid.jobs.states import Job, JobPlan, JobProgress, JobState
 from recurvid.jobs.store import JobStore
@@ -193,13 +193,20 @@ class Claims:
                 self._take_back(connection, row, crash)
         return [row["id"] for row in rows]
 
-    def recover_all(self) -> list[str]:
-        """Take back the jobs of every worker that is dead, whatever slot it had."""
+    def recover_all(self, others: Iterable[str] = ()) -> list[str]:
+        """Take back the jobs of every worker that is dead.
+
+        Args:
+            others: slots that somebody else looks after.
+        """
+        kept = set(others)
         with self._database.reading() as connection:
             query = "SELECT DISTINCT slot FROM jobs WHERE state = ?"
             slots = [row["slot"] for row in connection.execute(query, (JobState.RUNNING,))]
         found: list[str] = []
         for slot in slots:
+            if slot in kept:
+                continue
             with held(self.store.home, slot) as ours:
                 if ours:
                     found += self.recover(slot)
@@ -211,7 +218,10 @@ class Claims:
             row = connection.execute("SELECT text FROM notes WHERE name = ?", (slot,)).fetchone()
         if text == (None if row is None else row["text"]):
             return
-        with suppress(sqlite3.OperationalError), self._database.writing(durable=False) as writing:
+        with (
+            suppress(sqlite3.OperationalError, LimitError),
+            self._database.writing(durable=False) as writing,
+        ):
             if text is None:
                 writing.execute("DELETE FROM notes WHERE name = ?", (slot,))
             else:
@@ -228,7 +238,7 @@ class Claims:
         elif crashes >= max(1, limits.crashes):
             text = (
                 f"the model's process ended {crashes} times without finishing a section "
-                f"(last: {crash}); resume tries again"
+                f"(last: {crash}{_hint(crash)}); resume tries again"
             )
             _end(connection, id, JobState.FAILED, error_code="worker_crashed", error=text)
         elif row["restarts"] >= max(1, limits.restarts):
@@ -271,9 +281,25 @@ def _running_in(connection: sqlite3.Connection, slot: str) -> list[sqlite3.Row]:
 
 
 def _end(connection: sqlite3.Connection, id: str, state: JobState, **columns: Any) -> None:
+    if state is not JobState.DONE:
+        columns["progress"] = _at_rest(connection, id)
     ended = {"state": state, "finished_at": time.time(), "cancelling": 0}
     change(connection, id, **ended, slot=None, token=None, **columns)
 
 
 def _leave(connection: sqlite3.Connection, id: str, **columns: Any) -> None:
+    columns["progress"] = _at_rest(connection, id)
     change(connection, id, state=JobState.INTERRUPTED, slot=None, token=None, **columns)
+
+
+def _at_rest(connection: sqlite3.Connection, id: str) -> str:
+    """Progress of a job that nobody runs: the section it was in will be begun again."""
+    row = find_row(connection, id, None)
+    now = JobProgress.from_text(row["progress"])
+    rest = replace(now, phase="", section=None, step=0, steps=0, seconds_left=None)
+    record(connection, id, row["owner"], "progress", rest.to_json())
+    return json.dumps(rest.to_json())
+
+
+def _hint(crash: str | None) -> str:
+    return ", often a lack of memory" if crash == "killed by SIGKILL" else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from recurvid.jobs.states import ACTIVE
+from recurvid.jobs.states import ACTIVE, JobProgress
 from recurvid.jobs.store import JobStore
 
 _DAY = 86_400.0
@@ -74,6 +75,9 @@ def _remove(store: JobStore, id: str) -> bool:
         except OSError as error:
             logger.warning("the session of %s stays: %s", id, error.strerror)
             return False
+        if not (folder / "video.mp4").is_file():  # resumed, it begins anew
+            rest = json.dumps(JobProgress().to_json())
+            connection.execute("UPDATE jobs SET progress = ? WHERE id = ?", (rest, id))
     store.folders.discard(aside)
     return True
 

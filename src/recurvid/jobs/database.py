@@ -11,7 +11,8 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from recurvid.errors import JobError
+from recurvid.errors import JobError, LimitError
+from recurvid.jobs.limits import FULL
 
 VERSION = 1
 _BUSY_SECONDS = 30.0
@@ -104,8 +105,11 @@ class Database:
 
         Args:
             durable: whether it must outlast a loss of power; a crash of processes it always does.
+
+        Raises:
+            LimitError: the disk is full.
         """
-        with self._lent() as connection:
+        with _full_is_said(), self._lent() as connection:
             connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -174,6 +178,16 @@ class Database:
             connection.execute("COMMIT")
         finally:
             connection.close()
+
+
+@contextmanager
+def _full_is_said() -> Generator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "full" not in str(error):
+            raise
+        raise LimitError(*FULL) from error
 
 
 def _patiently(connection: sqlite3.Connection, statement: str) -> None:

@@ -13,6 +13,9 @@ from recurvid.generation.request import GenerationRequest
 
 MB, GB = 10**6, 10**9
 
+#: Code and text of the LimitError for a full disk.
+FULL = ("disk_full", "the server's disk is full; try again when there is room")
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from recurvid import durable
+from recurvid.checkpoints.locate import locate
 from recurvid.errors import JobStateError, LimitError
+from recurvid.generation.defaults import spec_of
 from recurvid.generation.request import GenerationRequest
 from recurvid.jobs.database import Database
+from recurvid.jobs.failures import disk_is_full
 from recurvid.jobs.folders import Folders, new_id
-from recurvid.jobs.limits import Limits
+from recurvid.jobs.limits import FULL, Limits
 from recurvid.jobs.pictures import keep_picture
-from recurvid.jobs.rows import bury, change, event_of, find_row, job_of
+from recurvid.jobs.queries import (
+    NewJob,
+    clean_title,
+    insert_job,
+    rearrange,
+    requeue,
+    select_events,
+    select_jobs,
+    waiting,
+)
+from recurvid.jobs.rows import bury, change, find_row, job_of
 from recurvid.jobs.states import (
     ACTIVE,
-    WAITING,
     HowToRun,
     Job,
     JobEvent,
-    JobProgress,
     JobState,
     QueueState,
 )
-
-_LONGEST_TITLE = 120
 
 
 @runtime_checkable
@@ -47,15 +55,6 @@ class DiskUsage(Protocol):
     def free(self) -> int:
         """Bytes."""
         ...
-
-
-class _New(NamedTuple):
-    """A job about to be added."""
-
-    request: GenerationRequest
-    how: HowToRun
-    title: str
-    owner: str
 
 
 class JobStore:
@@ -111,21 +110,20 @@ class JobStore:
         Raises:
             LimitError: more than is taken here: bytes, pixels, seconds, jobs, disk.
             InputError: a picture or request that cannot be used.
+            CheckpointError: the model is not on this machine.
         """
-        new = _New(request, how or HowToRun(), title, owner)
+        new = NewJob(request, how or HowToRun(), title, owner)
+        if not spec_of(request).bundled:
+            locate(request.model)  # says now which files are missing
         with self.database.reading() as connection:
             self._check_room(connection, owner)  # before the work of decoding
         self._check_disk()
         id = new_id()
-        folder = self.folders.begin(id)
         try:
-            size = keep_picture(picture, folder / "picture.png", self.limits, "picture")
-            self.limits.check_request(request, size)
-            if end_picture is not None:
-                keep_picture(end_picture, folder / "end_picture.png", self.limits, "end_picture")
-            return self._insert(id, folder, new, size)
-        except BaseException:
-            self.folders.discard(folder)
+            return self._put_together(id, new, picture, end_picture)
+        except OSError as error:
+            if disk_is_full(error):
+                raise LimitError(*FULL) from error
             raise
 
     def duplicate(self, id: str, owner: str | None = None) -> Job:
@@ -225,7 +223,7 @@ class JobStore:
                     change(connection, id, cancelling=0)
             elif state is not JobState.QUEUED:
                 self._check_room(connection, row["owner"])
-                self._requeue(connection, id)
+                requeue(connection, id)
             return job_of(find_row(connection, id, None))
 
     def delete(self, id: str, owner: str | None = None) -> None:
@@ -252,22 +250,10 @@ class JobStore:
             UnknownJobError.
         """
         with self.database.writing() as connection:
-            row = find_row(connection, id, owner)
-            rows = [r for r in _waiting(connection) if owner in (None, r["owner"])]
-            ids = [r["id"] for r in rows]
+            find_row(connection, id, owner)
             if before is not None:
                 find_row(connection, before, owner)
-            if id not in ids or (before is not None and before not in ids):
-                raise JobStateError("only jobs that wait can change places")
-            if before == id:
-                return job_of(row)
-            places = sorted(r["position"] for r in rows)
-            ids.remove(id)
-            ids.insert(len(ids) if before is None else ids.index(before), id)
-            old = {r["id"]: r["position"] for r in rows}
-            for other, place in zip(ids, places, strict=True):
-                if old[other] != place:
-                    change(connection, other, position=place)
+            rearrange(connection, id, before, owner)
             return job_of(find_row(connection, id, None))
 
     # What users see
@@ -298,29 +284,16 @@ class JobStore:
         Raises:
             UnknownJobError: there is no job ``after``.
         """
-        where, values = ["1"], list[object]()
-        if owner is not None:
-            where.append("owner = ?")
-            values.append(owner)
-        if states is not None:
-            wanted = [str(state) for state in states]
-            where.append(f"state IN ({','.join('?' * len(wanted))})")
-            values += wanted
-        order, sign = ("DESC", "<") if newest_first else ("ASC", ">")
         with self.database.reading() as connection:
-            if after is not None:
-                where.append(f"serial {sign} ?")
-                values.append(find_row(connection, after, owner)["serial"])
-            rows = connection.execute(
-                f"SELECT * FROM jobs WHERE {' AND '.join(where)} ORDER BY serial {order} LIMIT ?",
-                (*values, max(0, limit)),
+            wanted = None if states is None else list(states)
+            return select_jobs(
+                connection, owner, wanted, limit, after=after, newest_first=newest_first
             )
-            return [job_of(row) for row in rows]
 
     def queue(self, owner: str | None = None) -> list[Job]:
         """Waiting jobs in the order in which they will be taken."""
         with self.database.reading() as connection:
-            rows = _waiting(connection)
+            rows = waiting(connection)
             return [job_of(row) for row in rows if owner in (None, row["owner"])]
 
     def counts(self) -> dict[JobState, int]:
@@ -343,17 +316,8 @@ class JobStore:
         Progress that newer progress has overtaken is left out, so whoever was away gets the
         present state and not the film of it.
         """
-        where, values = ["number > ?"], list[object]([after])
-        for name, value in (("job_id", job_id), ("owner", owner)):
-            if value is not None:
-                where.append(f"{name} = ?")
-                values.append(value)
         with self.database.reading() as connection:
-            rows = connection.execute(
-                f"SELECT * FROM events WHERE {' AND '.join(where)} ORDER BY number LIMIT ?",
-                (*values, max(0, limit)),
-            )
-            return [event_of(row) for row in rows]
+            return select_events(connection, after, limit, job_id, owner)
 
     def last_event(self) -> int:
         """Number of the newest event, 0 before there was one."""
@@ -437,30 +401,27 @@ class JobStore:
         found = (folder / name for name in names)
         return next((path for path in found if path.is_file()), None)
 
-    def _insert(self, id: str, folder: Path, new: _New, size: tuple[int, int]) -> Job:
+    def _put_together(
+        self, id: str, new: NewJob, picture: bytes | Path, end_picture: bytes | Path | None
+    ) -> Job:
+        folder = self.folders.begin(id)
+        try:
+            size = keep_picture(picture, folder / "picture.png", self.limits, "picture")
+            self.limits.check_request(new.request, size)
+            if end_picture is not None:
+                keep_picture(end_picture, folder / "end_picture.png", self.limits, "end_picture")
+            return self._insert(id, folder, new, size)
+        except BaseException as error:
+            self.folders.discard(folder)
+            if isinstance(error, Exception):  # then nothing was committed
+                self.folders.remove(id)
+            raise
+
+    def _insert(self, id: str, folder: Path, new: NewJob, size: tuple[int, int]) -> Job:
         target = self.folders.of(id)
         with self.database.writing() as connection:
             self._check_room(connection, new.owner)
-            last = connection.execute("SELECT COALESCE(MAX(position), 0) FROM jobs").fetchone()[0]
-            values = {
-                "id": id,
-                "owner": new.owner,
-                "state": JobState.QUEUED,
-                "request": json.dumps(new.request.to_json()),
-                "how": json.dumps(new.how.to_json()),
-                "device": new.how.device,
-                "title": clean_title(new.title, new.request.prompt),
-                "position": last + 1.0,
-                "created_at": time.time(),
-                "picture_height": size[0],
-                "picture_width": size[1],
-                "end_picture": int((folder / "end_picture.png").is_file()),
-                "progress": json.dumps(JobProgress().to_json()),
-            }
-            marks = ",".join("?" * len(values))
-            connection.execute(
-                f"INSERT INTO jobs ({','.join(values)}) VALUES ({marks})", tuple(values.values())
-            )
+            insert_job(connection, id, new, size, end=(folder / "end_picture.png").is_file())
             change(connection, id, state=JobState.QUEUED)
             # The folder first: a job that can be seen is whole.
             folder.rename(target)
@@ -470,23 +431,6 @@ class JobStore:
             except BaseException:
                 target.rename(folder)
                 raise
-
-    def _requeue(self, connection: sqlite3.Connection, id: str) -> None:
-        last = connection.execute("SELECT COALESCE(MAX(position), 0) FROM jobs").fetchone()[0]
-        change(
-            connection,
-            id,
-            state=JobState.QUEUED,
-            position=last + 1.0,
-            finished_at=None,
-            error_code=None,
-            error=None,
-            cancelling=0,
-            crashes=0,
-            restarts=0,
-            holds=0,
-            not_before=0,
-        )
 
     def _check_room(self, connection: sqlite3.Connection, owner: str) -> None:
         marks = ",".join("?" * len(ACTIVE))
@@ -500,18 +444,3 @@ class JobStore:
         disk = self._disk_usage(self.home)
         if disk.free < self.limits.reserve(disk.total) // 2:
             raise LimitError("disk_full", "the server's disk is full; try again when there is room")
-
-
-def clean_title(title: str, prompt: str = "") -> str:
-    """A short line of printable text, from a file name or whatever else; the prompt without one."""
-    name = re.split(r"[/\\]", title)[-1] if title else prompt
-    line = "".join(c if c.isprintable() else " " for c in name.encode("utf-8", "replace").decode())
-    return " ".join(line.split())[:_LONGEST_TITLE].strip() or "video"
-
-
-def _waiting(connection: sqlite3.Connection) -> list[sqlite3.Row]:
-    """Waiting jobs as they will be taken: what was interrupted goes on first."""
-    return connection.execute(
-        "SELECT * FROM jobs WHERE state IN (?, ?) ORDER BY state = ? DESC, position",
-        (*WAITING, JobState.INTERRUPTED),
-    ).fetchall()

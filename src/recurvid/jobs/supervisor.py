@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from recurvid.errors import InputError
+from recurvid.errors import InputError, LimitError
 from recurvid.jobs.claims import Claims
 from recurvid.jobs.cleaning import clean
 from recurvid.jobs.executor import HERE
@@ -89,6 +89,7 @@ class Supervisor:
         self._claims = Claims(self.store)
         names = tuple(dict.fromkeys(devices))
         self._posts = [_Post(self.store, device, names, executor) for device in names]
+        self._slots = [post.slot for post in self._posts]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._tend, name="supervisor", daemon=True)
 
@@ -132,12 +133,16 @@ class Supervisor:
                     post.tend()
                 now = time.monotonic()
                 if now >= next_recover:
-                    self._claims.recover_all()
+                    self._claims.recover_all(self._slots)
                     next_recover = now + _RECOVER_SECONDS
                 if now >= next_clean:
                     clean(self.store)
                     next_clean = now + _CLEAN_SECONDS
-            except (OSError, sqlite3.Error) as error:  # a full disk: it goes on when there is room
+            except (
+                OSError,
+                sqlite3.Error,
+                LimitError,
+            ) as error:  # a full disk: it goes on when there is room
                 logger.warning("the supervisor cannot do its work now: %s", error)
                 self._stop.wait(1.0)
             self._stop.wait(_TICK_SECONDS)
@@ -193,7 +198,7 @@ class _Post:
                 process.kill()
                 process.wait()
             _close(process)
-            with suppress(sqlite3.Error):  # the next start does it
+            with suppress(sqlite3.Error, LimitError):  # the next start does it
                 self._take_back(None)
             self._process = None
         self._ours.close()

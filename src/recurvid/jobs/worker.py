@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from recurvid.errors import RecurVidError, StaleClaimError
+from recurvid.errors import LimitError, RecurVidError, StaleClaimError
 from recurvid.jobs.claims import Claim, Claims
 from recurvid.jobs.executor import HERE, Executor, load_executor
 from recurvid.jobs.failures import disk_is_full, failure_of
@@ -87,7 +87,10 @@ class Worker:
         while not self.stop.is_set():
             try:
                 claim = self.claims.take(self.slot, self.device, self.serves)
-            except sqlite3.OperationalError as error:  # a full disk, or a very busy file
+            except (
+                sqlite3.OperationalError,
+                LimitError,
+            ) as error:  # a full disk, or a very busy file
                 logger.warning("cannot take a job: %s", error)
                 self.stop.wait(1.0)
                 continue
@@ -138,7 +141,7 @@ class Worker:
         except StaleClaimError as stale:
             logger.warning("%s", stale)
             return LEFT
-        except sqlite3.Error as full:
+        except (sqlite3.Error, LimitError) as full:
             # Nothing can be written down; the job is taken back from this slot later.
             logger.error("job %s: the queue cannot be written: %s", claim.id, full)
             return LEFT_FOR_NOW
