@@ -40,7 +40,6 @@ def client(
 @pytest.fixture
 def locked() -> Iterator[TestClient]:
     with client() as made:
-        made.get("/gradio_api/startup-events")
         yield made
 
 
@@ -63,10 +62,14 @@ def test_the_health_check_needs_none(locked: TestClient):
     assert (locked.get("/healthz").status_code, locked.get("/healthz").text) == (200, "ok")
 
 
-def test_the_launching_process_knocks_once():
-    made = client()
-    assert made.get("/gradio_api/startup-events").text == "inside"
-    assert made.get("/gradio_api/startup-events").status_code == 401
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [(None, 200), ("http://localhost:7860", 200), ("http://localhost:8000", 403),
+     ("https://evil.example", 403), ("null", 403), ("", 403)],
+)  # fmt: skip
+def test_other_sites_send_nothing(origin: str | None, status: int):
+    headers = {} if origin is None else {"Origin": origin}
+    assert client(Access()).post("/gradio_api/queue/join", headers=headers).status_code == status
 
 
 def test_a_person_logs_in_with_the_key(locked: TestClient):

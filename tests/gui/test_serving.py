@@ -131,6 +131,14 @@ def test_nothing_is_loaded_from_elsewhere(page: httpx.Client):
     assert "googleapis" not in page.get("/theme.css").text
 
 
+def test_no_other_origin_may_read(page: httpx.Client):
+    for origin in ("https://evil.example", "http://localhost:1", "null"):
+        for method in ("GET", "OPTIONS", "POST"):
+            asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+            answer = page.request(method, "/config", headers=asked)
+            assert "access-control-allow-origin" not in answer.headers
+
+
 def test_a_stranger_sees_nothing_of_a_locked_page(tmp_path: Path):
     store = JobStore(tmp_path / "home")
     with (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import webbrowser
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -68,7 +69,7 @@ def gui(
     from recurvid.jobs.supervisor import Supervisor
 
     here = settings()
-    door = Door(Access.of(here.api_key, api_key_file), host, port, share, inbrowser)
+    door = Door(Access.of(here.api_key, api_key_file), host, port, share)
     door.check(without_key=allow_open)
     vision = None
     if here.vision_url:
@@ -84,6 +85,8 @@ def gui(
         output.result.print(f"page: {page.local}", markup=False, soft_wrap=True)
         if page.public:
             output.result.print(f"public: {page.public}", markup=False, soft_wrap=True)
+        if inbrowser:
+            webbrowser.open(page.local)
         stopped.wait()
         output.note("stopping: the running step is finished first")
 

@@ -8,11 +8,12 @@ session cookie by people.
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
 from html import escape
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
@@ -24,7 +25,6 @@ from recurvid.jobs.access import Access, needs_key
 COOKIE = "recurvid-page"
 _MOST_SESSIONS = 1000
 _LARGEST_FORM = 2000
-_STARTUP = "/gradio_api/startup-events"
 # Gradio would fetch other hosts, other sessions' runs and workflows for whoever asks.
 _REFUSED = (
     "/gradio_api/proxy=",
@@ -33,6 +33,7 @@ _REFUSED = (
     "/gradio_api/runs",
     "/monitoring",
 )
+_REMOTE = re.compile(r"file[=/]\s*[a-z][a-z0-9+.-]+:", re.IGNORECASE)
 _FILE = "/gradio_api/file="
 
 
@@ -81,7 +82,6 @@ class Gate:
     def __init__(self, app: ASGIApp, sessions: Sessions, *, host: str, share: bool = False):
         self._app, self._sessions = app, sessions
         self._loopback_only = not needs_key(host) and not share
-        self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or let through."""
@@ -101,17 +101,16 @@ class Gate:
             return PlainTextResponse("this page answers to its own machine only", 403)
         if path == "/healthz":
             return PlainTextResponse("ok")
-        if path == _STARTUP and not self._started:
-            self._started = True  # the launching process knocks once
-            return None
         if path == "/login":
             return await self._login(request)
         if self._sessions.owner(request.headers, request.cookies) is None:
             if request.method in ("GET", "HEAD") and path in ("/", ""):
                 return RedirectResponse("login", 303)
             return PlainTextResponse("a key is needed", 401)
-        if path.startswith(_REFUSED) or _is_remote(path):
+        if path.startswith(_REFUSED) or _REMOTE.search(path):
             return PlainTextResponse("not served here", 403)
+        if not self._sessions.access.required and _comes_from_elsewhere(request):
+            return PlainTextResponse("other web sites have no say here", 403)
         return None
 
     async def _login(self, request: Request) -> Response:
@@ -133,10 +132,13 @@ class Gate:
         return answer
 
 
-def _is_remote(path: str) -> bool:
-    """Whether Gradio is asked to fetch an address instead of a file."""
-    place = path.find("file=")
-    return place >= 0 and "://" in path[place:].replace(":/", "://").replace(":///", "://")
+def _comes_from_elsewhere(request: Request) -> bool:
+    """Whether a page of another site makes the browser send this, which needs no key to harm.
+
+    With a key the cookie, which other sites' requests do not carry, is protection enough.
+    """
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
 
 
 def _name(host: str) -> str:

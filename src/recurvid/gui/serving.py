@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import secrets
+import socket
+import sys
 import tempfile
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import time
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from gradio import networking
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
 from recurvid.errors import ComponentError, InputError
@@ -29,6 +37,8 @@ from recurvid.jobs.store import JobStore
 from recurvid.settings import prepare_gradio
 
 _EVENTS_AT_ONCE = 16
+_FIRST_PORT = 7860
+_GRACE = 2
 
 
 @dataclass(frozen=True)
@@ -39,14 +49,12 @@ class Door:
         host: address of this machine.
         port: None for the first free one from 7860.
         share: a public address through Gradio's tunnel.
-        inbrowser: open a browser.
     """
 
     access: Access
     host: str = "127.0.0.1"
     port: int | None = None
     share: bool = False
-    inbrowser: bool = False
 
     def check(self, *, without_key: bool = False) -> None:
         """Raise before strangers could come in.
@@ -84,70 +92,127 @@ def served(
     Raises:
         ComponentError: the port is taken, or the tunnel cannot be made.
     """
-    with tempfile.TemporaryDirectory(prefix="recurvid-page-") as uploads:
+    with (
+        closing(_listening(door)) as listening,
+        tempfile.TemporaryDirectory(prefix="recurvid-page-") as uploads,
+    ):
         prepare_gradio(Path(uploads))
-        sessions = Sessions(door.access)
         page = Page(
             store=store,
-            sessions=sessions,
+            sessions=Sessions(door.access),
             presets=Presets(store.home / "presets.json"),
             downloads=Downloads(),
             machine=Machine(),
             vision=vision,
             device=device,
         )
-        blocks = build(page)
-        blocks.queue(default_concurrency_limit=_EVENTS_AT_ONCE)
+        server = uvicorn.Server(_settings_for(application(page, door)))
+        thread = threading.Thread(target=server.run, args=([listening],), name="page", daemon=True)
+        thread.start()
         try:
-            yield _launched(blocks, page, door)
+            while not server.started and thread.is_alive():
+                time.sleep(0.02)
+            port = listening.getsockname()[1]
+            yield Served(_address(door.host, port), _tunnel(port) if door.share else None)
         finally:
             page.downloads.close()
-            blocks.close(verbose=False)
+            server.should_exit = True
+            thread.join()
 
 
-def wait_for(stopped: threading.Event, poll: Callable[[], bool] = lambda: False) -> None:
-    """Return when the event is set, or ``poll`` says so."""
-    while not stopped.wait(0.5):
-        if poll():
-            return
+def application(page: Page, door: Door) -> FastAPI:
+    """The page as an application: the gate around media, and Gradio's own.
 
+    A policy of no other origin stands in the outer application, because Gradio, left to itself,
+    lets every site read a page that is not on loopback.
+    """
 
-def _launched(blocks: gr.Blocks, page: Page, door: Door) -> Served:
     def owner(request: Request) -> str | None:
         return page.sessions.owner(request.headers, request.cookies)
 
-    gate = Middleware(Gate, page.sessions, host=door.host, share=door.share)
-    routes = media.routes(page.store, owner)
+    outer = FastAPI(
+        openapi_url=None,
+        middleware=[
+            Middleware(Gate, page.sessions, host=door.host, share=door.share),
+            Middleware(CORSMiddleware, allow_origins=[]),
+        ],
+        routes=[*media.routes(page.store, owner)],
+    )
+    blocks = build(page)
+    blocks.queue(default_concurrency_limit=_EVENTS_AT_ONCE)
+    return gr.mount_gradio_app(
+        outer,
+        blocks,
+        path="/",
+        server_name=door.host,
+        footer_links=[],
+        run_history=False,
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+        allowed_paths=[],
+        max_file_size=page.store.limits.upload_bytes,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        i18n=translations(),
+        theme=theme(),
+        css=CSS.read_text("utf-8"),
+    )
+
+
+def _settings_for(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_graceful_shutdown=_GRACE,  # open pages listen for as long as they are open
+    )
+
+
+def _listening(door: Door) -> socket.socket:
+    """A socket on the port that was asked for, or on the first free one.
+
+    Raises:
+        ComponentError: in one line.
+    """
+    ports = (door.port,) if door.port else range(_FIRST_PORT, _FIRST_PORT + 100)
+    problem: OSError | None = None
+    for port in ports:
+        try:
+            where = socket.getaddrinfo(door.host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+            listening = socket.socket(where[0], socket.SOCK_STREAM)
+        except OSError as error:
+            problem = error
+            break
+        try:
+            if sys.platform != "win32":
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(where[4])
+            listening.listen(128)
+        except OSError as error:
+            listening.close()
+            problem = error
+        else:
+            return listening
+    asked = f"port {door.port}" if door.port else f"any port from {_FIRST_PORT} on"
+    said = (problem.strerror if problem else None) or "taken"
+    raise ComponentError(
+        f"the page cannot listen on {door.host}, {asked}: {said}; choose another with --port"
+    )
+
+
+def _address(host: str, port: int) -> str:
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host.strip("[]"), host)
+    return (
+        f"http://[{name}]:{port}/" if ":" in name and "[" not in name else f"http://{name}:{port}/"
+    )
+
+
+def _tunnel(port: int) -> str:
     try:
-        _, local, public = blocks.launch(
-            server_name=door.host,
-            server_port=door.port,
-            share=door.share,
-            inbrowser=door.inbrowser,
-            prevent_thread_lock=True,
-            quiet=True,
-            show_error=True,
-            footer_links=[],
-            run_history=False,
-            allowed_paths=[],
-            max_file_size=page.store.limits.upload_bytes,
-            enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            strict_cors=True,
-            app_kwargs={"routes": routes, "middleware": [gate], "docs_url": None,
-                        "redoc_url": None, "openapi_url": None},
-            i18n=translations(),
-            theme=theme(),
-            css=CSS.read_text("utf-8"),
-        )  # fmt: skip
-    except OSError as error:
-        where = f"port {door.port}" if door.port else "the ports from 7860 on"
-        raise ComponentError(
-            f"the page cannot listen on {door.host}, {where}: {error.strerror or 'taken'}; "
-            "choose another with --port"
-        ) from error
-    if door.share and not public:
-        raise ComponentError("no public address: Gradio's tunnel could not be reached")
-    return Served(local.rstrip("/") + "/", public)
+        return networking.setup_tunnel("127.0.0.1", port, secrets.token_urlsafe(32), None, None)
+    except Exception as error:
+        raise ComponentError("no public address: Gradio's tunnel could not be made") from error
