@@ -13,6 +13,7 @@ from tests.cli.command import run
 from tests.generation.sessions import write_picture
 from torch import nn
 
+from recurvid.encoders.small import SmallEmbeds
 from recurvid.errors import ComponentError
 from recurvid.generation import placing
 from recurvid.generation.journal import Journal
@@ -190,6 +191,9 @@ def test_smaller_tiles_where_the_device_is_fuller_than_planned():
             raise torch.OutOfMemoryError("full")
         return latents + sides[-1]
 
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("full")
+
     patch = pytest.MonkeyPatch()
     cpu = torch.device("cpu")
     inner = object.__new__(HunyuanCodec)
@@ -198,7 +202,35 @@ def test_smaller_tiles_where_the_device_is_fuller_than_planned():
         patched.setattr(HunyuanCodec, "decode_tile", decode)
         codec = placing.TurnTakingCodec(inner, cpu, Turns(cpu), 256)
         assert codec.decode_tile(torch.zeros(1)).item() == 128
-    assert sides == [256, 192, 128]
+        assert sides == [256, 192, 128]
+        patched.setattr(HunyuanCodec, "decode_tile", full)
+        with pytest.raises(ComponentError, match="out of device memory even with tiles of 128 px"):
+            codec.decode_tile(torch.zeros(1))
+
+
+def test_a_text_encoder_comes_again_with_fewer_layers():
+    asked: list[int] = []
+
+    def load(layers: int):
+        asked.append(layers)
+
+        def encode(texts: list[str]):
+            if layers > 1:
+                raise torch.OutOfMemoryError("full")
+            return SmallEmbeds(torch.zeros(len(texts), 1, 1), torch.ones(len(texts), 1).bool(),
+                               torch.zeros(len(texts), 1))  # fmt: skip
+
+        return encode
+
+    made = placing._with_fewer_layers(load, 6, torch.device("cpu"))(["a", "b"])
+    assert len(made.text) == 2
+    assert asked == [6, 3, 1]
+
+    def never(_: int):
+        raise torch.OutOfMemoryError("full")
+
+    with pytest.raises(ComponentError, match="while encoding the prompt"):
+        placing._with_fewer_layers(never, 1, torch.device("cpu"))(["a"])
 
 
 def test_available_memory_heeds_a_control_group(tmp_path: Path):

@@ -6,21 +6,30 @@ import copy
 import dataclasses
 import gc
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from tests.memory.streams import LateCopies
-from tests.models.dit_cases import Case, group, randomise
+from tests.models.dit_cases import Case, group, randomise, relative
+from torch._dynamo.testing import CompileCounterWithBackend
 
+from recurvid.caching.calibration import Calibration
+from recurvid.caching.protocol import CachedStep, Step
+from recurvid.caching.registry import CACHES, new_cache
 from recurvid.conditioning import Conditioning
 from recurvid.errors import ComponentError
 from recurvid.latents import LatentFrames
+from recurvid.memory.budget import PhaseNeed, place_phase
 from recurvid.memory.residency import Turns
+from recurvid.memory.sources import BlockLayout, tensors_of
+from recurvid.models import placed
+from recurvid.models.compiled import compile_blocks
 from recurvid.models.packed_dit.config import PRESETS
 from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.models.packed_dit.precompute import ONCE, is_modulation, precompute
-from recurvid.models.placed import PlacedDiT, Streaming, spread
+from recurvid.models.placed import PlacedDiT, Room, Streaming, spread
 from recurvid.models.protocol import Backbone
 from recurvid.models.quantized import quantize
 from recurvid.packing.pack import PackedContext
@@ -29,19 +38,33 @@ CPU = torch.device("cpu")
 
 
 class Setting:
-    """A random case: the model at home, the same placed, and inputs of a call."""
+    """A random case: the model at home, the same placed, and inputs of a call.
 
-    def __init__(self, seed: int = 5, dtype: torch.dtype = torch.float32, **streaming):
+    Args:
+        left: bytes that new plans may count on, if there shall be any.
+    """
+
+    def __init__(
+        self,
+        seed: int = 5,
+        dtype: torch.dtype = torch.float32,
+        left: Callable[[], int] | None = None,
+        together: bool = False,
+        **streaming,
+    ):
         case = Case(seed)
         torch.manual_seed(seed)
         self.home = PackedDiT(case.config).eval().requires_grad_(False)
         randomise(self.home)
         self.home.to(dtype)
         self.copies = LateCopies()
-        self.turns = Turns(CPU)
+        self.turns = Turns(CPU, together=together)
+        blocks = [*self.home.transformer_blocks, *self.home.single_transformer_blocks]
+        self.sizes = [BlockLayout.of(tensors_of(b, is_modulation)).size for b in blocks]
+        need = PhaseNeed("denoise", 0, 0, tuple(self.sizes), kept=True)
         self.placed = PlacedDiT(
             copy.deepcopy(self.home), CPU, Streaming(**streaming), turns=self.turns,
-            copies=self.copies,
+            copies=self.copies, room=None if left is None else Room(need, left),
         )  # fmt: skip
         x = case.inputs(dtype)
         frames = {k: LatentFrames.of(x.latents[k], case.index[k]) for k in case.index}
@@ -144,13 +167,13 @@ def test_precompute_equals_a_call_a_timestep():
         assert all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("form", ["int8-weights"])
+@pytest.mark.parametrize("form", ["int8-weights", "int8", "fp8"])
 def test_rounded_weights_stream_too(form: str):
     case = Setting(4)
     quantize(case.home, form, CPU)
-    placed = PlacedDiT(copy.deepcopy(case.home), CPU, Streaming(pinned=True), copies=case.copies)
-    streamed = sum(layout.size for layout in placed.stream.source.layouts)
-    case.placed, plain = placed, case.placed
+    rounded = PlacedDiT(copy.deepcopy(case.home), CPU, Streaming(pinned=True), copies=case.copies)
+    streamed = sum(layout.size for layout in rounded.stream.source.layouts)
+    case.placed, plain = rounded, case.placed
     ours, theirs = case.both(800.0)
     assert ours.equal(theirs)
     assert streamed < sum(layout.size for layout in plain.stream.source.layouts)
@@ -228,6 +251,175 @@ def test_a_fuller_device_gets_fewer_blocks_and_the_same_bits():
     assert refused
     assert ours.equal(theirs)
     assert len(setting.placed.stream.resident) < len(sizes)
+
+
+@pytest.fixture
+def nothing_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placed, "SPARED", 0)
+
+
+def test_a_new_plan_takes_what_is_left_at_once(nothing_spared: None):
+    left = [0]
+    setting = Setting(3, resident=99, left=lambda: left[0])
+    left[0] = sum(setting.sizes) - 1  # all but one could stay, were there no buffers
+    refused = full_device(setting, left[0])
+    ours, theirs = setting.both(900.0)
+    assert ours.equal(theirs)
+    assert len(refused) == 1
+    planned = place_phase(PhaseNeed("", 0, 0, tuple(setting.sizes)), left[0])
+    assert len(setting.placed.stream.resident) == len(planned.resident) > 0
+    assert setting.placed.stream.slots == planned.slots
+
+
+def test_memory_that_comes_back_is_used_from_the_next_section_on(nothing_spared: None):
+    left = [0]
+    setting = Setting(3, resident=99, left=lambda: left[0])
+    refused = full_device(setting, 3 * max(setting.sizes))
+    left[0] = 3 * max(setting.sizes)
+    setting.both(900.0)
+    few = len(setting.placed.stream.resident)
+    setting.both(800.0)
+    assert len(setting.placed.stream.resident) == few < len(setting.sizes)
+    refused.clear()
+    full_device(setting, 10**9)
+    left[0] = 10**9
+    ours, theirs = setting.both(700.0)
+    assert ours.equal(theirs)
+    assert len(setting.placed.stream.resident) == len(setting.sizes)
+
+
+@pytest.mark.parametrize("where", ["precompute", "embed_section", "arrive"])
+def test_a_full_device_beside_the_steps(where: str, monkeypatch: pytest.MonkeyPatch):
+    """Making vectors, embedding a section and coming to the device are tried again too."""
+    setting = Setting(resident=2)
+    asked = []
+
+    def once(work):
+        def told(*args, **kwargs):
+            asked.append(1)
+            if len(asked) == 1:
+                raise torch.OutOfMemoryError("full")
+            return work(*args, **kwargs)
+
+        return told
+
+    owner, name = {
+        "precompute": (setting.placed, "_precompute"),
+        "embed_section": (setting.placed.model, "embed_section"),
+        "arrive": (setting.placed, "_bring_outer"),
+    }[where]
+    monkeypatch.setattr(owner, name, once(getattr(owner, name)))
+    setting.placed.prepare(setting.conditioning, [setting.timestep(500.0)])
+    ours, theirs = setting.both(500.0)
+    assert ours.equal(theirs)
+    assert len(asked) > 1
+
+
+def test_libraries_say_in_words_that_memory_is_out():
+    for said in ("CUDA error: out of memory\nmore", "x CUBLAS_STATUS_ALLOC_FAILED when calling"):
+        setting = Setting(resident=2)
+        raise_once(setting, RuntimeError(said))
+        ours, theirs = setting.both(500.0)
+        assert ours.equal(theirs)
+    setting = Setting(resident=2)
+    raise_once(setting, RuntimeError("CUDA error: an illegal memory access was encountered"))
+    with pytest.raises(RuntimeError, match="illegal"):
+        setting.both(500.0)
+    assert setting.placed.stream.device_bytes == 0
+
+
+def raise_once(setting: Setting, error: Exception) -> list[bool]:
+    """In the middle of the next pass over the blocks; lists when it was done."""
+    whole, raised = setting.placed.stream.visit, list[bool]()
+
+    def told(numbers):
+        for count, block in enumerate(whole(numbers)):
+            if not raised and count == len(numbers) // 2:
+                raised.append(True)
+                raise error
+            yield block
+
+    setting.placed.stream.visit = told  # type: ignore[method-assign]
+    return raised
+
+
+@pytest.mark.parametrize("name", sorted(CACHES))
+def test_a_step_that_failed_leaves_no_trace_in_a_cache(name: str):
+    """Memory is out in the fourth of eight steps: the decisions and the bits of no trouble."""
+
+    def walk(trouble: bool) -> tuple[list[torch.Tensor], list[bool]]:
+        setting = Setting(resident=3)
+        cache = new_cache(name, 2.0 if name == "first-block" else 0.3, Calibration({8: (1.0,) * 8}))
+        count = 8
+        section = setting.placed.embed_section(setting.context, setting.target)
+        made, raised = [], [not trouble]
+        for index in range(count):
+            if trouble and index == 3:
+                raised = raise_once(setting, torch.OutOfMemoryError("full"))
+            step = CachedStep(cache, Step(index, count, 1 - index / count))
+            made.append(
+                setting.placed(
+                    setting.target, setting.timestep(900.0 - 3 * index), setting.conditioning,
+                    setting.context, section=section, cache=step,
+                )
+            )  # fmt: skip
+        assert raised == [True]
+        return made, cache.computed
+
+    (plain, decided), (disturbed, again) = walk(False), walk(True)
+    assert decided == again
+    assert True in decided[3:]
+    assert False in decided
+    assert all(a.equal(b) for a, b in zip(plain, disturbed, strict=True))
+
+
+def test_side_by_side_the_other_one_leaves_first():
+    setting = Setting(resident=99, together=True)
+    came: list[str] = []
+    setting.turns.take("vae", lambda: came.append("vae"), lambda: came.append("vae left"))
+    setting.both(900.0)
+    assert came == ["vae"]
+    raise_once(setting, torch.OutOfMemoryError("full"))
+    ours, theirs = setting.both(800.0)
+    assert ours.equal(theirs)
+    assert came == ["vae", "vae left"]
+    assert len(setting.placed.stream.resident) == len(setting.sizes)  # nothing more was needed
+
+
+def test_all_image_tokens_are_kept_once():
+    setting = Setting(3)
+    steps = [setting.timestep(v) for v in (900.0, 500.0, 100.0)]
+    setting.placed.prepare(setting.conditioning, steps)
+    (told,) = setting.placed._prompts.values()
+    image = setting.conditioning.image
+    assert image is not None
+    assert told.image is not None
+    assert told.image.shape[1] == image.shape[1] > 0
+    lengths = {state.text.shape[1] for state in told.states.values()}
+    made = precompute(setting.home, setting.conditioning, steps, CPU)
+    assert lengths == {made[0].text.shape[1] - image.shape[1]}
+
+
+@pytest.mark.parametrize("form", ["auto", "int8"])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_compiled_blocks_stream_and_compile_once_a_kind(form: str, pinned: bool):
+    torch._dynamo.reset()
+    case = Setting(3)
+    if form != "auto":
+        quantize(case.home, form, CPU)
+    compiled = copy.deepcopy(case.home)
+    counter = CompileCounterWithBackend("aot_eager")
+    compile_blocks(compiled, backend=counter)
+    case.placed = PlacedDiT(compiled, CPU, Streaming(resident=1, pinned=pinned))
+    assert len(case.sizes) > 2
+    for value in (900.0, 500.0, 100.0):  # each embeds a section anew
+        ours, theirs = case.both(value)
+        assert relative(ours, theirs) < 1e-5
+        assert counter.frame_count == 2
+    case.placed.leave()
+    case.both(50.0)
+    assert counter.frame_count == 2
+    torch._dynamo.reset()
 
 
 def test_a_device_without_room_for_a_block_is_told_in_one_line():
