@@ -16,6 +16,7 @@ import typer
 from recurvid.cli.options import DeviceOption, JsonOption
 from recurvid.cli.output import Output
 from recurvid.errors import ComponentError
+from recurvid.settings import settings
 
 
 def selfcheck(
@@ -25,11 +26,14 @@ def selfcheck(
 ) -> None:
     """Make a small video and compare it with the committed one."""
     from recurvid.cli import reference
+    from recurvid.generation.runtime import pick_device
 
     output = Output(as_json)
+    device = device or settings().device
+    pick_device(device)  # refuses now what is not there
     output.note("making a small video; this takes about a minute on a CPU")
     with tempfile.TemporaryDirectory(prefix="recurvid-") as folder:
-        frames, kind = reference.make(Path(folder), device or "auto")
+        frames, kind = reference.make(Path(folder), device)
         if write:
             reference.write(frames)
             output.note("the reference is written")
