@@ -33,7 +33,7 @@ from recurvid.models.packed_dit.embedders import (
 from recurvid.models.packed_dit.history import HistoryEmbedder, init_from_patchify
 from recurvid.ops.attention.backend import AttentionBackend
 from recurvid.ops.attention.sdpa import SDPA
-from recurvid.ops.modulation import modulate
+from recurvid.ops.modulation import modulate, stream_type
 from recurvid.ops.rope import RopeTable, rope_table
 from recurvid.packing.kernel import Kernel
 from recurvid.packing.pack import PackedContext
@@ -163,6 +163,7 @@ class PackedDiT(nn.Module):
         if section.tokens is not None:
             history = section.tokens.expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([history, tokens], dim=1)
+        tokens = tokens.to(stream_type(tokens.dtype))
         if cache is None:
             image = self.run_blocks(tokens, prompt, section, attention)
         else:
@@ -236,7 +237,7 @@ class PackedDiT(nn.Module):
         attention: AttentionBackend = SDPA,
     ) -> Generator[Tensor, None, None]:
         """Video tokens (b, n, d) after each block, which runs when it is asked for."""
-        text, vectors = prompt.text, prompt.vectors
+        text, vectors = prompt.text.to(stream_type(prompt.text.dtype)), prompt.vectors
         n, mask = image.shape[1], prompt.mask
         shared = BlockInputs(
             rope=section.rope.with_still_tokens(text.shape[1]),
