@@ -25,6 +25,8 @@ CHECKS = [
     openapi_checks.negative_data_rejection,
     openapi_checks.missing_required_header,
 ]
+# A form has no null, no empty list and no list of one: they are sent as something that is allowed.
+FORM_CHECKS = [check for check in CHECKS if check is not openapi_checks.negative_data_rejection]
 # It never ends by itself; tests/server/test_jobs_api.py reads it.
 LARGE = [HealthCheck.data_too_large, HealthCheck.large_base_example]
 ENDLESS = "/api/events"
@@ -68,7 +70,8 @@ def ask(server: Live, operation: Any, mode: Any, examples: int) -> None:
             # The name of a job that is there, in place of one that only looks like it.
             case.path_parameters["id"] = ids[sum(case.path_parameters["id"].encode()) % len(ids)]
         response = case.call(timeout=30)
-        case.validate_response(response, checks=CHECKS)
+        checks = CHECKS if case.media_type != "multipart/form-data" else FORM_CHECKS
+        case.validate_response(response, checks=checks)
 
     run()
 
