@@ -20,7 +20,9 @@ from recurvid.generation.journal import Journal
 from recurvid.memory.budget import GIB
 from recurvid.memory.machine import available_memory
 from recurvid.memory.residency import Turns
+from recurvid.models.compiled import compile_blocks
 from recurvid.models.converted import Conversion
+from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.models.placed import PlacedDiT, Streaming
 from recurvid.settings import settings
 from recurvid.vae.hunyuan import HunyuanCodec
@@ -114,6 +116,22 @@ def test_rounded_weights_are_kept_in_a_file_and_streamed(
         (kept,) = (work / "home" / "weights").iterdir()
         assert "-int8-bfloat16-" in kept.name
         assert len(made[0].stream.resident) == (1 if few else len(made[0].stream.blocks))
+
+
+def test_compiled_and_streamed(capsys: Capsys, work: Path, monkeypatch: pytest.MonkeyPatch):
+    compiled: list[PackedDiT] = []
+
+    def compiling(model: PackedDiT) -> PackedDiT:
+        compiled.append(model)
+        return compile_blocks(model, backend="aot_eager")
+
+    monkeypatch.setattr(placing, "compile_blocks", compiling)
+    monkeypatch.setattr(placing, "_streaming", lambda _: Streaming(resident=1))
+    made, _ = watched(monkeypatch)
+    ran = run(capsys, "generate", "photo.png", *QUICK, "--vram", "6", "--compile", "--session", "s")
+    assert ran.code == 0, ran.err
+    assert [backbone.model for backbone in made] == compiled
+    assert len(made[0].stream.resident) == 1
 
 
 def test_no_room_for_rounded_weights(capsys: Capsys, work: Path, monkeypatch: pytest.MonkeyPatch):

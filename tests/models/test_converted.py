@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -163,6 +165,53 @@ def test_what_killed_writers_left_is_removed(source: Path, tmp_path: Path):
     Conversion(source, "int8", BF16).write(tmp_path)
     assert not old.exists()
     assert new.exists()  # somebody may be writing it
+
+
+MEASURE = """
+import sys, threading, time
+from pathlib import Path
+import torch
+from recurvid.models.converted import Conversion
+
+def anonymous():
+    text = Path("/proc/self/status").read_text()
+    return next(int(l.split()[1]) for l in text.splitlines() if l.startswith("RssAnon")) * 1024
+
+before, most = anonymous(), [0]
+def watch():
+    while True:
+        most[0] = max(most[0], anonymous())
+        time.sleep(0.002)
+threading.Thread(target=watch, daemon=True).start()
+conversion = Conversion(sys.argv[1], "int8", torch.bfloat16)
+model = conversion.load(conversion.write(Path(sys.argv[2])))
+sum(int(p.view(torch.uint8)[:1].sum()) for p in (*model.parameters(), *model.buffers()) if p.ndim)
+print(conversion.size, most[0] - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_one_layer_is_in_memory_at_a_time(tmp_path: Path):
+    """0.45 GB of 8-bit weights are made, written and mapped in a fraction of that."""
+    config = PackedDiTConfig(num_attention_heads=12, num_layers=4, num_single_layers=8)
+    with torch.device("meta"):
+        shapes = {k: v.shape for k, v in PackedDiT(config).state_dict().items()}
+    some = torch.randn(2**20).bfloat16()
+
+    def drawn(shape: torch.Size) -> torch.Tensor:
+        count = shape.numel()
+        return some.repeat(-(-count // len(some)))[:count].view(shape)
+
+    path = tmp_path / "dit.safetensors"
+    layout = {k: torch.empty(v, dtype=BF16, device="meta") for k, v in shapes.items()}
+    write_streamed(path, layout, ((k, drawn(v)) for k, v in shapes.items()), {})
+    path.with_suffix(".json").write_text(json.dumps(config.to_dict()))
+    command = [sys.executable, "-c", MEASURE, str(path), str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    size, most = map(int, run.stdout.split())
+    assert size > 0.4e9
+    assert most < 0.15e9
 
 
 def test_a_wrong_order_is_not_written(tmp_path: Path):
