@@ -14,7 +14,7 @@ import pytest
 from tests.server.live_server import PLAN, Live
 
 from recurvid.jobs.claims import Claims
-from recurvid.server.logs import JsonLines, log_to
+from recurvid.jobs.logs import JsonLines, log_to
 
 
 def numbers(server: Live) -> dict[str, float]:
@@ -105,4 +105,4 @@ def test_logs_are_json_lines(root_logger: logging.Logger):
 
 def test_logging_is_set_up_by_programs_only():
     assert not any(isinstance(h.formatter, JsonLines) for h in logging.getLogger().handlers)
-    assert "recurvid.server.logs" in sys.modules
+    assert "recurvid.jobs.logs" in sys.modules

@@ -58,9 +58,9 @@ def serve(
     if missing := [name for name in _EXTRA if find_spec(name) is None]:
         raise ComponentError(f"serve needs {missing[0]}: pip install 'recurvid[server]'")
     from recurvid.jobs.access import Access, needs_key
+    from recurvid.jobs.logs import log_to
     from recurvid.jobs.supervisor import Supervisor
     from recurvid.server.app import LOOPBACK_NAMES, create_app, gate_for
-    from recurvid.server.logs import log_to
     from recurvid.server.service import Service
     from recurvid.server.serving import address_of, listen
     from recurvid.server.serving import serve as run
@@ -70,11 +70,11 @@ def serve(
     access.refuse_open(host, without_key=allow_open)
     place = (home or settings().home).expanduser().absolute()
     store = _open_store(place)
-    log_to()
     with listen(host, port) as bound:
+        log_to()
         address = address_of(host, bound)
         devices = tuple(device or [settings().device])
-        with Supervisor(place, devices, store.limits) as supervisor:
+        with Supervisor(place, devices, store.limits, json_logs=True) as supervisor:
             service = Service(
                 store, lambda: {one.device: one.pid is not None for one in supervisor.workers()}
             )

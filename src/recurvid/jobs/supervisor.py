@@ -68,6 +68,7 @@ class Supervisor:
         limits: as the store has them.
         executor: ``module:function``, see ``jobs.executor``.
         grace: seconds that workers get to finish their step when they should leave.
+        json_logs: workers log JSON lines, as the server does.
 
     Raises:
         InputError: no device, or one that is no name.
@@ -81,6 +82,7 @@ class Supervisor:
         *,
         executor: str = HERE,
         grace: float = 60.0,
+        json_logs: bool = False,
     ):
         if not devices:
             raise InputError("a queue needs a device; give auto, cpu or cuda:0")
@@ -88,7 +90,8 @@ class Supervisor:
         self.grace = grace
         self._claims = Claims(self.store)
         names = tuple(dict.fromkeys(devices))
-        self._posts = [_Post(self.store, device, names, executor) for device in names]
+        more = ["--executor", executor, *(["--json-logs"] if json_logs else [])]
+        self._posts = [_Post(self.store, device, names, more) for device in names]
         self._slots = [post.slot for post in self._posts]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._tend, name="supervisor", daemon=True)
@@ -151,14 +154,14 @@ class Supervisor:
 class _Post:
     """One device and the worker that is posted there."""
 
-    def __init__(self, store: JobStore, device: str, serves: Sequence[str], executor: str):
+    def __init__(self, store: JobStore, device: str, serves: Sequence[str], more: Sequence[str]):
         self.device, self.slot = device, slot_of(device)
         self._store, self._claims = store, Claims(store)
         self._command = [
             *(sys.executable, "-P", "-m", "recurvid.jobs.worker", "--tethered"),
             *("--home", str(store.home.absolute()), "--device", device),
             *("--serves", ",".join(serves), "--limits", store.limits.to_text()),
-            *("--executor", executor),
+            *more,
         ]
         self._ours = ExitStack()
         self._is_ours = False

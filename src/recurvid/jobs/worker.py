@@ -24,6 +24,7 @@ from recurvid.jobs.claims import Claim, Claims
 from recurvid.jobs.executor import HERE, Executor, load_executor
 from recurvid.jobs.failures import disk_is_full, failure_of
 from recurvid.jobs.limits import Limits
+from recurvid.jobs.logs import log_to
 from recurvid.jobs.running import JobRun, Outcome
 from recurvid.jobs.slots import held, slot_of
 from recurvid.jobs.store import JobStore
@@ -174,10 +175,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limits", default="{}", help="JSON")
     parser.add_argument("--executor", default=HERE, help="module:function")
     parser.add_argument("--tethered", action="store_true", help="leave when standard input ends")
+    parser.add_argument("--json-logs", action="store_true", help="one JSON object a line")
     given = parser.parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s worker %(process)d: %(message)s"
     )
+    if given.json_logs:
+        log_to()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda _signal, _frame: stop.set())
     # Ctrl-C in a terminal reaches the whole group; the supervisor says when to leave.
