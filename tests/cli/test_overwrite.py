@@ -103,3 +103,18 @@ def test_killed_while_it_was_writing(capsys: Capsys, work: Path, quick: list[str
     place(work / "a.mp4", "another's", 0)
     assert run(capsys, "resume", session).code == 3
     assert (work / "a.mp4").read_text() == "another's"
+
+
+def test_killed_while_it_was_writing_frames(capsys: Capsys, work: Path, quick: list[str]) -> None:
+    session, frames = work / "s", work / "f"
+    given = [*quick, "--session", session, "--out", "f/"]
+    assert run(capsys, "generate", "photo.png", *given).code == 0
+    (session / "finished.json").unlink()
+    for path in sorted(frames.glob("*.png"))[20:]:
+        path.unlink()
+    (frames / ".recurvid-0123456789ab.partial.png").write_bytes(b"half")
+    (frames / ".DS_Store").touch()
+    ran = run(capsys, "resume", session)
+    assert ran.code == 0, ran.err
+    assert len(list(frames.glob("0*.png"))) == 48
+    assert not list(frames.glob(".recurvid-*"))

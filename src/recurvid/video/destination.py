@@ -159,12 +159,18 @@ def _check_frames(place: Destination, name: str, *, overwrite: bool) -> None:
             "or overwrite them"
         )
     # "results/" is more often a folder for a video than one to be filled with loose pictures
-    if place.path.name == _DEFAULT_PATTERN and len(there) < sum(1 for _ in folder.iterdir()):
+    others = {path for path in folder.iterdir() if not _unseen(path.name)} - set(there)
+    if place.path.name == _DEFAULT_PATTERN and others:
         raise OutputError(
             f"{name}: PNG frames go into a new or empty folder, and this one holds other files; "
             f"for a video name a file, for example {folder.name}/video.mp4"
         )
     _check_beside(place.frame_path(0))
+
+
+def _unseen(name: str) -> bool:
+    """Whether a file is nobody's: of a file manager, or left by a run that was killed."""
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")
 
 
 def _check_folder(folder: Path, name: str) -> None:
