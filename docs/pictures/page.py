@@ -31,6 +31,8 @@ EXAMPLE = ROOT / "src" / "recurvid" / "bundled" / "example.jpg"
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 LARGEST = 300_000
+MIDWAY = """() => document.querySelectorAll('#stage .rv-section.rv-done').length === 2
+    && /step (1[5-9]|[23][0-9]) /.test(document.querySelector('#stage .rv-preview')?.innerText)"""
 
 
 def main() -> None:
@@ -66,9 +68,9 @@ def take(browser: Any, address: str) -> None:
     page.set_input_files("#picture input[type=file]", VALLEY)
     page.wait_for_selector("#picture img")
     page.fill("#field-prompt textarea", "Mist drifts through the valley. The camera pans right.")
-    page.wait_for_selector("#stage .rv-film video", timeout=600_000)
-    page.wait_for_selector("#stage .rv-preview img")
-    page.wait_for_timeout(6000)
+    # The last section of three: far enough to show all that there is to see.
+    page.wait_for_function(MIDWAY, timeout=600_000)
+    page.wait_for_timeout(1000)
     shot(page, "page-create")
     for tab in ("Queue", "History", "Models"):
         page.get_by_role("tab", name=tab).click()

@@ -49,6 +49,7 @@ def page_process(home: Path, **environment: str) -> Generator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            assert process.returncode == 0, log.read_text()
 
 
 def _await_answer(process: subprocess.Popen[bytes], address: str, log: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,14 @@ pytestmark = [
 
 PICTURE = Path(__file__).parents[2] / "examples" / "valley.jpg"
 LONG = {"prompt": "pan right", "seconds": "6", "size": "96", "steps": "60"}
+# A video dropped on the page, where it was not even meant to be: on the picture.
+DROP = """text => {
+    const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+    const data = new DataTransfer();
+    data.items.add(new File([bytes], "someone's video.mp4", { type: "video/mp4" }));
+    const drop = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+    document.querySelector("#picture").dispatchEvent(drop);
+}"""
 SHORT = {"prompt": "pan left", "seconds": "1", "size": "64", "steps": "2"}
 
 
@@ -144,7 +153,7 @@ def test_a_running_job_is_watched_stopped_and_continued(
     assert only(store).attempts == 2
 
 
-def test_settings_come_back_out_of_a_dropped_video(view: Watched, store: JobStore, tmp_path: Path):
+def test_settings_come_back_out_of_a_dropped_video(view: Watched, store: JobStore):
     asked = GenerationRequest(
         prompt="the camera pans left", seconds=1.5, size="64", steps=3, seed=2**60 + 1, crf=21,
         step_cache="taylor",
@@ -153,11 +162,7 @@ def test_settings_come_back_out_of_a_dropped_video(view: Watched, store: JobStor
     done(store)
     video = store.video(job.id)
     assert video is not None
-    dropped = tmp_path / "someone's video.mp4"
-    dropped.write_bytes(video.read_bytes())
-    view.page.click("#presets-drawer > button")
-    view.page.wait_for_selector("#replay input[type=file]", state="attached")
-    view.page.set_input_files("#replay input[type=file]", dropped)
+    view.page.evaluate(DROP, base64.b64encode(video.read_bytes()).decode())
     view.page.wait_for_function(
         "document.querySelector('#field-prompt textarea').value === 'the camera pans left'"
     )

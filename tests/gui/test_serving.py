@@ -18,7 +18,8 @@ from tests.gui.jobs import PICTURE
 
 from recurvid.errors import ComponentError, InputError
 from recurvid.generation.request import GenerationRequest
-from recurvid.gui.serving import Door, served
+from recurvid.gui.door import Door
+from recurvid.gui.serving import served
 from recurvid.jobs.access import Access
 from recurvid.jobs.store import JobStore
 

@@ -62,15 +62,18 @@ def gui(
     """Open the page in which videos are made; its jobs go on when the page is closed."""
     if find_spec("gradio") is None:
         raise ComponentError("the page needs Gradio: pip install 'recurvid[gui]'")
-    from recurvid.gui.serving import Door, served
-    from recurvid.gui.vision import Vision
+    from recurvid.gui.door import Door
     from recurvid.jobs.access import Access
-    from recurvid.jobs.store import JobStore
-    from recurvid.jobs.supervisor import Supervisor
 
     here = settings()
     door = Door(Access.of(here.api_key, api_key_file), host, port, share)
     door.check(without_key=allow_open)
+    # Gradio takes seconds to load.
+    from recurvid.gui.serving import served
+    from recurvid.gui.vision import Vision
+    from recurvid.jobs.store import JobStore
+    from recurvid.jobs.supervisor import Supervisor
+
     vision = None
     if here.vision_url:
         vision = Vision(here.vision_url, here.vision_model, here.vision_key)

@@ -7,6 +7,7 @@ session cookie by people.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import secrets
@@ -25,6 +26,7 @@ from recurvid.jobs.access import Access, needs_key
 COOKIE = "recurvid-page"
 _MOST_SESSIONS = 1000
 _LARGEST_FORM = 2000
+_WRONG_KEY_SECONDS = 0.5
 # Gradio would fetch other hosts, other sessions' runs and workflows for whoever asks.
 _REFUSED = (
     "/gradio_api/proxy=",
@@ -125,6 +127,7 @@ class Gate:
         key = parse_qs(body.decode("utf-8", "replace")).get("key", [""])[0]
         token = self._sessions.open(key)
         if token is None:
+            await asyncio.sleep(_WRONG_KEY_SECONDS)
             return HTMLResponse(_form(language, wrong=True), 401)
         answer = RedirectResponse("./", 303)
         secure = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"

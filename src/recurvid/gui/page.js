@@ -56,6 +56,39 @@
 		if (kept) document.body.classList.toggle("dark", kept === "1");
 	} catch {}
 
+	// A video that is dropped anywhere goes to the place where settings are read from videos.
+	const isVideo = (event) => [...(event.dataTransfer?.items || [])].some((item) => item.kind === "file" && item.type.startsWith("video/"));
+	const found = async (selector) => {
+		for (let tries = 0; tries < 50; tries++) {
+			const element = document.querySelector(selector);
+			if (element) return element;
+			await new Promise((resolve) => setTimeout(resolve, 100));
+		}
+	};
+	const replay = async (files) => {
+		document.querySelector("[role=tab]")?.click();
+		if (!document.querySelector("#replay")) (await found("#presets-drawer > button"))?.click();
+		const input = await found("#replay input[type=file]");
+		if (!input) return;
+		const kept = new DataTransfer();
+		kept.items.add(files[0]);
+		input.files = kept.files;
+		input.dispatchEvent(new Event("change", { bubbles: true }));
+	};
+	if (!window.recurvidPanel) {
+		document.addEventListener("dragover", (event) => isVideo(event) && event.preventDefault(), true);
+		document.addEventListener(
+			"drop",
+			(event) => {
+				if (!isVideo(event)) return;
+				event.preventDefault();
+				event.stopPropagation();
+				replay([...event.dataTransfer.files]);
+			},
+			true
+		);
+	}
+
 	document.documentElement.lang = navigator.language || "en";
 	window.recurvidPanel = (element, trigger) => {
 		element.dataset.ready = "1";

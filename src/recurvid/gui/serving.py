@@ -21,9 +21,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
-from recurvid.errors import ComponentError, InputError
+from recurvid.errors import ComponentError
 from recurvid.gui import media
 from recurvid.gui.app import build
+from recurvid.gui.door import Door
 from recurvid.gui.downloads import Downloads
 from recurvid.gui.gate import Gate, Sessions
 from recurvid.gui.machine import Machine
@@ -32,42 +33,12 @@ from recurvid.gui.presets import Presets
 from recurvid.gui.theme import CSS, theme
 from recurvid.gui.vision import Vision
 from recurvid.gui.words import translations
-from recurvid.jobs.access import Access
 from recurvid.jobs.store import JobStore
 from recurvid.settings import prepare_gradio
 
 _EVENTS_AT_ONCE = 16
 _FIRST_PORT = 7860
 _GRACE = 2
-
-
-@dataclass(frozen=True)
-class Door:
-    """Where the page listens, and who comes in.
-
-    Attributes:
-        host: address of this machine.
-        port: None for the first free one from 7860.
-        share: a public address through Gradio's tunnel.
-    """
-
-    access: Access
-    host: str = "127.0.0.1"
-    port: int | None = None
-    share: bool = False
-
-    def check(self, *, without_key: bool = False) -> None:
-        """Raise before strangers could come in.
-
-        Raises:
-            InputError: with what to do.
-        """
-        self.access.refuse_open(self.host, without_key=without_key)
-        if self.share and not self.access.required:
-            raise InputError(
-                "--share makes the page public: set RECURVID_API_KEY or give --api-key-file; "
-                "visitors are asked for that key"
-            )
 
 
 @dataclass(frozen=True)
