@@ -63,6 +63,8 @@ def main() -> int:
         # No prompt cache: encoders are part of what is measured. Rounded weights are kept.
         shutil.rmtree(args.work / "home" / "prompts", ignore_errors=True)
         home = {"RECURVID_HOME": str(args.work / "home")}
+        if args.expandable:
+            home["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
         code = subprocess.call(command, env=dict(os.environ) | home)
     finally:
         if hog is not None:
@@ -82,6 +84,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="compile the blocks")
     parser.add_argument("--pinned", choices=("auto", "never", "always"), default="auto")
     parser.add_argument("--work", type=Path, default=Path("/tmp/recurvid-memory-cap"))
+    parser.add_argument("--expandable", action="store_true", help="torch's expandable segments")
     parser.add_argument("--no-hog", action="store_true", help="do not hold the rest of the card")
     parser.add_argument("--fresh", action="store_true", help="forget finished sections")
     parser.add_argument("--tiny", action="store_true", help="tiny models, to try the script")
@@ -314,6 +317,9 @@ def child(args: argparse.Namespace) -> int:
     make_video(components, plan, watch, run, result)
     watch.close()
     result |= {"seconds": {k: round(v, 2) for k, v in watch.seconds.items()}}
+    if args.device == "cuda":
+        stats = torch.cuda.memory_stats()
+        result |= {k: stats.get(k, 0) for k in ("num_alloc_retries", "num_ooms")}
     (run / "result.json").write_text(json.dumps(result))
     return 0
 
@@ -394,7 +400,9 @@ def part(run: Path, section: int) -> Path:
 
 def run_folder(args: argparse.Namespace) -> Path:
     kind = "tiny" if args.tiny else "full"
-    how = f"{args.weights}{'-compiled' * args.compile}-{args.pinned}"
+    how = (
+        f"{args.weights}{'-compiled' * args.compile}-{args.pinned}{'-expandable' * args.expandable}"
+    )
     name = f"run-{kind}-{args.vram:g}-{args.size}-{args.steps}-{args.sections}-{how}"
     return args.work / name
 

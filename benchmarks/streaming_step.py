@@ -114,6 +114,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=540, help="for everything")
     parser.add_argument("--reserve", type=float, default=45, help="no variant is begun with less")
     parser.add_argument("--backend", help="of torch.compile (default: inductor; cpu: aot_eager)")
+    parser.add_argument("--expandable", action="store_true", help="torch's expandable segments")
     parser.add_argument("--no-peer", action="store_true", help="leave diffusers out")
     parser.add_argument("--work", type=Path, default=Path("/tmp/recurvid-memory-cap"))
     parser.add_argument("--tiny", action="store_true")
@@ -123,6 +124,8 @@ def parse_args() -> argparse.Namespace:
     if unknown := [name for name in args.names if name not in VARIANTS]:
         parser.error(f"unknown variants {', '.join(unknown)}; known: {', '.join(VARIANTS)}")
     args.backend = args.backend or ("aot_eager" if args.device == "cpu" else "inductor")
+    if args.expandable:  # read when CUDA is first used
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     args.pixels = (96, 160) if args.tiny else tuple(int(n) for n in args.size.split("x"))[::-1]
     return args
 
@@ -142,7 +145,7 @@ class Run:
         self.result: dict = {
             "card": torch.cuda.get_device_name() if self.cuda else "cpu",
             "torch": torch.__version__, "date": datetime.date.today().isoformat(),
-            "cap_gib": args.cap, "size": f"{width}x{height}", "targets": TARGETS, "variants": {},
+            "expandable": args.expandable, "cap_gib": args.cap, "size": f"{width}x{height}", "targets": TARGETS, "variants": {},
         }  # fmt: skip
 
     def begin(self) -> None:
@@ -235,6 +238,7 @@ class Run:
         facts["first_s"] = round(time.perf_counter() - begun, 2)
         graphs = self.graphs()
         step()
+        retries = self.retries()
         times = [self.timed(step) for _ in range(self.args.repeats)]
         section = model.embed_section(context, target)  # as the next section does
         step()
@@ -254,6 +258,7 @@ class Run:
         )
         facts["streamed_gb"] = round(streamed / 1e9, 2)
         if self.cuda:
+            facts["alloc_retries"] = self.retries() - retries  # each waits for the card
             facts["bus_ms"] = round(streamed / self.result["bus_gb_s"] / 1e6, 1)
             facts["reserved_gib"] = round(torch.cuda.max_memory_reserved() / GIB, 3)
             facts["allocated_gib"] = round(torch.cuda.max_memory_allocated() / GIB, 3)
@@ -303,6 +308,10 @@ class Run:
         return Streaming(
             count, max(1, plan.slots), variant.way == "pinned", self.args.ring, self.args.threads
         )
+
+    def retries(self) -> int:
+        """How often the allocator had to give back what it kept, to find room."""
+        return torch.cuda.memory_stats().get("num_alloc_retries", 0) if self.cuda else 0
 
     def graphs(self) -> int:
         return torch._dynamo.utils.counters["stats"].get("unique_graphs", 0)
