@@ -145,7 +145,8 @@ class Run:
         self.result: dict = {
             "card": torch.cuda.get_device_name() if self.cuda else "cpu",
             "torch": torch.__version__, "date": datetime.date.today().isoformat(),
-            "expandable": args.expandable, "cap_gib": args.cap, "size": f"{width}x{height}", "targets": TARGETS, "variants": {},
+            "expandable": args.expandable, "cap_gib": args.cap, "size": f"{width}x{height}",
+            "targets": TARGETS, "variants": {},
         }  # fmt: skip
 
     def begin(self) -> None:
