@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from starlette.datastructures import Headers
 from tests.server.live_server import Live, live, png
 
+from recurvid.errors import LimitError
 from recurvid.jobs.access import Access
 from recurvid.jobs.limits import Limits
 from recurvid.server.guard import given_key, host_name
@@ -321,6 +324,26 @@ def test_an_unforeseen_error_says_nothing(own_server: Live, monkeypatch: pytest.
     for word in ("secret", "somebody", "Runtime", "Traceback", ".py"):
         assert word not in answer.text
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device", "/home/somebody/jobs/a"),
+    sqlite3.OperationalError("database or disk is full"),
+    LimitError("disk_full", "the server's disk is full; try again when there is room"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+def test_a_full_disk_is_said(own_server: Live, error: Exception, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(type(own_server.store), "add", fail)
+    for path, name in (("/api/jobs", "picture"), ("/v1/videos", "input_reference")):
+        answer = own_server.client.post(path, files={name: ("a.png", png())})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "disk_full")
+        assert answer.headers["retry-after"] == "30"
+        assert "somebody" not in answer.text
 
 
 def test_paths_are_taken_out_of_messages():

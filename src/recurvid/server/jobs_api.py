@@ -55,7 +55,7 @@ _JOB_FORM = {
     "/jobs",
     response_model=JobBody,
     status_code=201,
-    responses=errors(400, 401, 413, 415, 429),
+    responses=errors(400, 401, 413, 415, 429, 503),
     openapi_extra=form_body(_JOB_FORM, request="application/json", how="application/json"),
     summary="Create a job",
 )
@@ -142,7 +142,7 @@ def cancel_job(id: JobId, service: Serving, owner: Owner) -> dict[str, Any]:
 @router.post(
     "/jobs/{id}/resume",
     response_model=JobBody,
-    responses=errors(401, 404, 409, 429),
+    responses=errors(401, 404, 409, 429, 503),
     summary="Resume a job",
 )
 def resume_job(id: JobId, service: Serving, owner: Owner) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def resume_job(id: JobId, service: Serving, owner: Owner) -> dict[str, Any]:
     "/jobs/{id}/duplicate",
     response_model=JobBody,
     status_code=201,
-    responses=errors(401, 404, 429),
+    responses=errors(401, 404, 429, 503),
     summary="Duplicate a job",
 )
 def duplicate_job(id: JobId, service: Serving, owner: Owner) -> dict[str, Any]:

@@ -23,6 +23,7 @@ _WORDS = {
     415: "Not the media type that is taken here.",
     416: "The range is not in the file.",
     429: "The queue is full, or there are too many of yours in it.",
+    503: "The disk is full; a later try may do.",
 }
 _ABOUT = """One picture and a prompt become a video, section by section.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -21,11 +22,12 @@ from recurvid.errors import (
     UnknownJobError,
 )
 from recurvid.generation.request import request_fields
+from recurvid.jobs.failures import disk_is_full
 from recurvid.jobs.states import HowToRun
 
 _LOG = logging.getLogger(__name__)
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_LIMIT_STATUS = {"upload_too_large": 413, "queue_full": 429, "too_many_jobs": 429}
+_LIMIT_STATUS = {"upload_too_large": 413, "queue_full": 429, "too_many_jobs": 429, "disk_full": 503}
 _CODES = {
     400: "invalid_request", 401: "invalid_api_key", 403: "forbidden", 404: "not_found",
     405: "method_not_allowed", 408: "upload_too_slow", 409: "wrong_state", 411: "length_required",
@@ -90,6 +92,8 @@ def answer(problem: Problem) -> JSONResponse:
     headers = dict(problem.headers)
     if problem.status == 409:
         headers["x-should-retry"] = "false"  # OpenAI's client would try a wrong state again
+    if problem.status == 503:
+        headers.setdefault("retry-after", "30")
     if problem.status in (408, 413):
         headers["connection"] = "close"  # the rest of the body is not read
     return JSONResponse(body_of(problem), problem.status, headers)
@@ -121,6 +125,9 @@ def handle_problems(app: FastAPI) -> None:
     app.add_exception_handler(RecurVidError, _handled)
     app.add_exception_handler(RequestValidationError, _handled)
     app.add_exception_handler(HTTPException, _handled)
+    # Named besides Exception: what only that one handles is raised again for the server's log.
+    app.add_exception_handler(OSError, _handled)
+    app.add_exception_handler(sqlite3.Error, _handled)
     app.add_exception_handler(Exception, _handled)
 
 
@@ -135,6 +142,8 @@ async def _handled(request: Request, error: Exception) -> Response:
         case HTTPException():
             detail = error.detail if error.status_code < 500 else "the server failed"
             return answer(Problem(error.status_code, detail, headers=error.headers))
+        case _ if disk_is_full(error):
+            return answer(Problem(503, "the server's disk is full; try again later", "disk_full"))
         case _:
             _LOG.error(
                 "a request failed",

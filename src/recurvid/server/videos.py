@@ -44,7 +44,7 @@ _VIDEO_FORM = {
 @router.post(
     "",
     response_model=VideoBody,
-    responses=errors(400, 401, 413, 415, 429),
+    responses=errors(400, 401, 413, 415, 429, 503),
     openapi_extra=form_body(_VIDEO_FORM),
     summary="Create a video",
 )
