@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 from recurvid import durable
@@ -14,6 +16,34 @@ from recurvid.video.encoders import VideoSettings
 from recurvid.video.writer import SegmentWriter
 
 SUFFIX = ".mp4"
+
+#: Runs of frames that may wait for the video encoder while the next are decoded.
+_WAITING = 2
+
+
+class _Ahead:
+    """Encodes runs in a thread, in order, while the device decodes the next."""
+
+    def __init__(self, thread: ThreadPoolExecutor, writer: SegmentWriter):
+        self._thread, self._writer = thread, writer
+        self._pending: deque[Future[None]] = deque()
+
+    def write(self, run: PixelFrames) -> None:
+        """Take a run; an error of one before it is raised here."""
+        while len(self._pending) >= _WAITING:
+            self._pending.popleft().result()
+        self._pending.append(self._thread.submit(self._encode, run))
+
+    def __enter__(self) -> _Ahead:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        wait(self._pending)  # whatever happened: the writer must not be closed under the thread
+        for encoded in self._pending if kind is None else ():
+            encoded.result()
+
+    def _encode(self, run: PixelFrames) -> None:
+        self._writer.write(run.uint8().numpy())
 
 
 class SegmentRecorder:
@@ -41,16 +71,18 @@ class SegmentRecorder:
         """
         runs = self._split(self._stream.push(latents))
         run = next(runs, None)
-        while run is not None:
-            start = stop = run.start
-            with self._segment(section) as (writer, written):
-                while run is not None and run.start == stop:
-                    writer.write(run.uint8().numpy())
-                    stop = run.frames.stop
-                    run = next(runs, None)
-                written.append(range(start, stop))
-            path = self._journal.segment_path(section, range(start, stop), SUFFIX)
-            yield Segment(path, section, range(start, stop))
+        with ThreadPoolExecutor(1, thread_name_prefix="recurvid-encode") as thread:
+            while run is not None:
+                start = stop = run.start
+                with self._segment(section) as (writer, written):
+                    with _Ahead(thread, writer) as ahead:
+                        while run is not None and run.start == stop:
+                            ahead.write(run)
+                            stop = run.frames.stop
+                            run = next(runs, None)
+                    written.append(range(start, stop))
+                path = self._journal.segment_path(section, range(start, stop), SUFFIX)
+                yield Segment(path, section, range(start, stop))
 
     def _split(self, runs: Iterator[PixelFrames]) -> Iterator[PixelFrames]:
         """The same runs, cut at the end of the result; beyond it only while there is no other."""
