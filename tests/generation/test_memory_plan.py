@@ -24,6 +24,7 @@ from recurvid.generation.memory_plan import (
     TEXT,
     MemoryQuestion,
     backbone_sizes,
+    decode_room,
     decode_tile,
     phase_needs,
     plan_memory,
@@ -37,6 +38,8 @@ from recurvid.ops.attention.backend import AttentionBackend
 from recurvid.ops.linear.forms import FORMS, convert
 from recurvid.packing.kernel import Kernel
 from recurvid.packing.pack import ContextGroup, PackedContext
+from recurvid.vae.lean_decoder import BYTES
+from recurvid.vae.windows import fit_windows
 
 SCHEDULE = "f1k1_x_g9_f1k1f2k2f16k4_td"
 FULL = PRESETS["13b"]
@@ -104,6 +107,16 @@ def test_side_by_side_everything_is_counted(vram, weights):
     decode, denoise = plan.phase(DECODE).need, plan.phase(DENOISE).need
     assert (decode.weights > blocks) == plan.together
     assert (denoise.weights > 0.45e9) == plan.together
+
+
+@pytest.mark.parametrize(("vram", "windows"), [(4, 4), (6, 3), (8, 2), (12, 1), (24, 2), (80, 1)])
+def test_a_decode_gets_what_is_left(vram, windows):
+    asked = question()
+    plan = plan_memory(MemoryBudget.of(vram), asked)
+    room = decode_room(plan, asked)
+    cut = fit_windows(60, 104, room // (17 * 64 * BYTES))
+    assert len(cut.rows) * len(cut.columns) == windows
+    assert plan.phase(DECODE).limit - plan.phase(DECODE).device >= 0
 
 
 def test_step_caches_are_counted():

@@ -26,6 +26,7 @@ from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.models.placed import PlacedDiT, Streaming
 from recurvid.settings import settings
 from recurvid.vae.hunyuan import HunyuanCodec
+from recurvid.vae.lean_decoder import bytes_of_tile
 
 Capsys = pytest.CaptureFixture[str]
 QUICK = ["--prompt", "a walk", "--model", "framepack", "--size", "64x48", "--steps", "2",
@@ -218,9 +219,10 @@ def test_smaller_tiles_where_the_device_is_fuller_than_planned():
     inner.module = Module()  # type: ignore[assignment]
     with patch.context() as patched:
         patched.setattr(HunyuanCodec, "decode_tile", decode)
-        codec = placing.TurnTakingCodec(inner, cpu, Turns(cpu), 256)
+        codec = placing.TurnTakingCodec(inner, cpu, Turns(cpu), placing.Decoding(256, 8 * GIB))
         assert codec.decode_tile(torch.zeros(1)).item() == 128
         assert sides == [256, 192, 128]
+        assert codec.room == bytes_of_tile(128)
         patched.setattr(HunyuanCodec, "decode_tile", full)
         with pytest.raises(ComponentError, match="out of device memory even with tiles of 128 px"):
             codec.decode_tile(torch.zeros(1))

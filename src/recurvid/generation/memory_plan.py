@@ -18,6 +18,7 @@ from recurvid.models.placed import ALWAYS
 from recurvid.models.quantized import bears_few_bits
 from recurvid.ops.linear.forms import AUTO, FORMS, convert
 from recurvid.packing.schedule import PackingSchedule
+from recurvid.vae.lean_decoder import BYTES
 
 TEXT, CLIP, PICTURE, ENCODE, PROMPT, DENOISE, DECODE = PHASES = (
     "LLaMA text encoding", "CLIP", "SigLIP", "VAE encode", "prompt and timesteps", "denoise",
@@ -167,8 +168,21 @@ def phase_needs(
         PhaseNeed(ENCODE, vae, _SMALL_WORK + _tile_work(question, tile) // _TILE_FRAMES),
         PhaseNeed(PROMPT, sizes.largest_once, _SMALL_WORK + made),
         denoise,
-        PhaseNeed(DECODE, vae + kept, _tile_work(question, tile)),
+        PhaseNeed(DECODE, vae + kept, _room(budget, question, vae + kept) + _frames(question)),
     ]  # fmt: skip
+
+
+def decode_room(placement: Placement, question: MemoryQuestion) -> int:
+    """Bytes that one decoder run may take in a plan; what is larger is decoded in windows."""
+    return placement.phase(DECODE).need.work - _frames(question)
+
+
+def _room(budget: MemoryBudget, question: MemoryQuestion, weights: int) -> int:
+    """As much as whole frames take, as is there, and no less than the smallest window takes."""
+    there = budget.allocator - weights - _frames(question) - 128 * 2**20
+    whole = question.height * question.width
+    least = min(TILES[-1] ** 2, whole)
+    return _TILE_FRAMES * BYTES * max(least, min(whole, there // (_TILE_FRAMES * BYTES)))
 
 
 def decode_tile(
@@ -220,10 +234,14 @@ def _resting_tile(budget: MemoryBudget, question: MemoryQuestion, denoise: Phase
 def _tile_work(question: MemoryQuestion, tile: int) -> int:
     """Peak of one decoder run over a temporal tile, and of the frames that it makes."""
     whole = question.height * question.width
-    frames = 4 * 3 * whole * _TILE_FRAMES * 2  # put together, and blended with the neighbour
     if tile == 0:
         return 33 * whole * _DECODE_WHOLE
-    return min(tile * tile, whole) * _TILE_FRAMES * _DECODE_TILE + frames
+    return min(tile * tile, whole) * _TILE_FRAMES * _DECODE_TILE + _frames(question)
+
+
+def _frames(question: MemoryQuestion) -> int:
+    """Decoded frames of a temporal tile in float32, put together, and their neighbour's."""
+    return 4 * 3 * question.height * question.width * _TILE_FRAMES * 2
 
 
 def _disk(question: MemoryQuestion) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from recurvid.generation.memory_plan import (
     TEXT,
     TILES,
     MemoryQuestion,
+    decode_room,
     decode_tile,
     plan_memory,
 )
@@ -110,8 +111,10 @@ def under_budget(
     placement, on_disk = _with_converted(placement, conversion)
     placement.refuse(f"{files.spec.name} at {plan.width}x{plan.height}")
     limit_allocator(components.device, budget.allocator)
-    tile = decode_tile(budget, question, conversion.config)
-    return _placed(components, conversion, on_disk, placement, tile)
+    decoding = Decoding(
+        decode_tile(budget, question, conversion.config), decode_room(placement, question)
+    )
+    return _placed(components, conversion, on_disk, placement, decoding)
 
 
 def _with_converted(placement: Placement, conversion: Conversion) -> tuple[Placement, bool]:
@@ -133,8 +136,25 @@ def _with_converted(placement: Placement, conversion: Conversion) -> tuple[Place
     return (in_memory, False) if full and roomy else (on_disk, True)
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How the autoencoder keeps to a plan.
+
+    Attributes:
+        tile: side of the tiles in which a large picture is encoded, pixels; 0 for none.
+        room: bytes that one decoder run may take.
+    """
+
+    tile: int
+    room: int
+
+
 def _placed(
-    components: Components, conversion: Conversion, on_disk: bool, placement: Placement, tile: int
+    components: Components,
+    conversion: Conversion,
+    on_disk: bool,
+    placement: Placement,
+    decoding: Decoding,
 ) -> Components:
     device, runtime = components.device, components.runtime
     turns = Turns(device, together=placement.together)
@@ -153,7 +173,7 @@ def _placed(
         )
 
     def codec() -> TurnTakingCodec:
-        return TurnTakingCodec(budgeted.codec_on_cpu(), device, turns, tile)
+        return TurnTakingCodec(budgeted.codec_on_cpu(), device, turns, decoding)
 
     def text() -> EncodeText:
         return _with_fewer_layers(budgeted.text, len(placement.phase(TEXT).resident), device)
@@ -209,16 +229,16 @@ class TurnTakingCodec(HunyuanCodec):
 
     Args:
         inner: on the CPU.
-        tile: side of spatial tiles, pixels; 0 for none. Smaller ones are used if the device turns
-            out to have less room.
+        how: tiles and room; less of both if the device turns out to have less.
     """
 
-    def __init__(self, inner: HunyuanCodec, device: torch.device, turns: Turns, tile: int):
+    def __init__(self, inner: HunyuanCodec, device: torch.device, turns: Turns, how: Decoding):
         super().__init__(inner.module)
         self._device, self._turns = device, turns
-        self._tile = tile
-        if tile:
-            self._use_tiles(tile)
+        self._tile = how.tile
+        if how.tile:
+            self._use_tiles(how.tile)
+        self.room = how.room
 
     def encode(self, frames: Tensor) -> Tensor:
         """See HunyuanCodec; the device is the codec's afterwards."""
@@ -248,6 +268,11 @@ class TurnTakingCodec(HunyuanCodec):
         free(self._device)
         if self._turns.alone("vae"):
             logger.warning("the device has less memory than planned; the backbone leaves it")
+            return
+        planned = bytes_of_tile(self._tile or LARGEST_TILE)
+        if self.room > planned:
+            logger.warning("the device has less memory than planned: frames in smaller windows")
+            self.room = max(planned, self.room // 2)
             return
         smaller = LARGEST_TILE if not self._tile else self._tile - 64
         if smaller < SMALLEST_TILE:
