@@ -14,6 +14,7 @@ import typer
 
 from recurvid import __version__
 from recurvid.cli import exits
+from recurvid.cli.bench import bench
 from recurvid.cli.doctor import doctor
 from recurvid.cli.generate import generate
 from recurvid.cli.gui import gui
@@ -48,6 +49,7 @@ app.command()(generate)
 app.command()(resume)
 app.command()(info)
 app.command()(doctor)
+app.command()(bench)
 app.command()(gui)
 app.command()(selfcheck)
 app.command()(serve)
