@@ -301,6 +301,11 @@ def test_languages(browser: Any, address: str, locale: str, button: str, help: s
     view.page.click("#help-drawer > button")
     view.page.wait_for_selector("#help .rv-quote")
     assert help in view.page.inner_text("#help")
+    view.page.click("#how-drawer > button")
+    automatic = {"ja-JP": "自動", "zh-CN": "自动", "fr-FR": "automatic"}[locale]
+    view.page.wait_for_function(
+        "word => document.querySelector('#how-weights input')?.value === word", arg=automatic
+    )
     assert view.errors == []
     view.page.context.close()
 

@@ -94,10 +94,19 @@ def _on_load(page: Page, tabs: Tabs) -> None:
             gr.update(choices=form.dropdown_choices(control, visitor.language))
             for _, control in choosing
         ]
+        language = visitor.language
+        how = [
+            how_form.kernel_choices(page.machine.kernels(), language),
+            how_form.weight_choices(language),
+            how_form.dtype_choices(language),
+        ]
+        choices += [gr.update(choices=offered) for offered in how]
         presets = gr.update(choices=preset_choices(page, visitor))
-        return [prompt_help(visitor.language), presets, *choices]
+        return [prompt_help(language), presets, *choices]
 
-    outputs = [create.help, create.preset, *(component for component, _ in choosing)]
+    attention, weights, _, dtype, _ = create.how
+    drops = [*(component for component, _ in choosing), attention, weights, dtype]
+    outputs = [create.help, create.preset, *drops]
     gr.on(None, loaded, None, outputs, queue=False, **QUIET)
 
 
@@ -218,7 +227,7 @@ def _filled(page: Page, tabs: Tabs, job: Job) -> Updates:
     how = dict(zip(create.how, how_form.shown(job.how), strict=True))
     # An attention kernel that this page has not looked up yet would be no choice of the list.
     kernel = create.how[0]
-    if how[kernel] not in how_form.kernel_choices(page.machine.kernels()):
+    if how[kernel] not in ("auto", "sdpa", *page.machine.kernels()):
         how[kernel] = "auto"
     return {
         **create.filled(job.request),

@@ -93,7 +93,9 @@ def _keep_fresh(page: Page, tabs: Tabs) -> None:
             gr.skip() if seen.get(name) == html else html for name, html in made.items()
         ]
         new = known and seen.get("known") != known
-        updates.append(gr.update(choices=kernel_choices(known)) if new else gr.skip())
+        updates.append(
+            gr.update(choices=kernel_choices(known, visitor.language)) if new else gr.skip()
+        )
         same = all(seen.get(name) == html for name, html in made.items()) and not new
         return [*updates, gr.skip() if same else {**made, "known": known}]
 

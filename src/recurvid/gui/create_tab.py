@@ -137,24 +137,25 @@ def _drawer(made: dict[str, Component], parts: dict[str, Any]) -> None:
 
 def _presets() -> dict[str, Any]:
     with gr.Accordion(word("presets"), open=False, elem_id="presets-drawer"):
+        preset = gr.Dropdown(
+            list(GIVEN), value="usual", label=word("preset"), filterable=False, elem_id="preset"
+        )
         with gr.Row():
-            preset = gr.Dropdown(
-                list(GIVEN), value="usual", label=word("preset"), filterable=False,
-                elem_id="preset", scale=3,
-            )  # fmt: skip
-            apply = gr.Button(word("preset.apply"), elem_id="preset-apply", scale=1, min_width=90)
+            apply = gr.Button(word("preset.apply"), elem_id="preset-apply", size="md", min_width=90)
             delete = gr.Button(
-                word("preset.delete"), elem_id="preset-delete", scale=1, min_width=90
+                word("preset.delete"), elem_id="preset-delete", size="md", min_width=90
             )
-        with gr.Row():
+        with gr.Row(equal_height=False):
             name = gr.Textbox(
-                label=word("preset.name"), max_length=60, elem_id="preset-name", scale=3
+                label=word("preset.name"), max_length=60, elem_id="preset-name", scale=2
             )
-            save = gr.Button(word("preset.save"), elem_id="preset-save", scale=2, min_width=120)
+            save = gr.Button(
+                word("preset.save"), elem_id="preset-save", size="md", scale=1, min_width=120
+            )
         replay = gr.File(
             label=word("replay"),
             file_types=[".mp4", ".webm", ".gif", ".png"],
-            height=120,
+            height=160,
             elem_id="replay",
         )
     return {

@@ -11,7 +11,7 @@ from gradio.components import Component
 from recurvid.errors import InputError
 from recurvid.gui.form import number_in
 from recurvid.gui.models_panel import FORMS
-from recurvid.gui.words import word
+from recurvid.gui.words import LANGUAGES, Language, word
 from recurvid.jobs.states import HowToRun
 
 FIELDS = ("attention", "weights", "vram", "dtype", "compiled")
@@ -28,18 +28,39 @@ def components() -> list[Component]:
         label, info = word(f"how.{name}"), word(f"how.{name}.help")
         return {"label": label, "info": info, "elem_id": f"how-{name}"}
 
+    english = LANGUAGES["en"]
     return [
-        gr.Dropdown(kernel_choices(()), value=_AUTO, filterable=False, **named("attention")),
-        gr.Dropdown([_AUTO, *FORMS], value=_AUTO, filterable=False, **named("weights")),
+        gr.Dropdown(
+            kernel_choices((), english), value=_AUTO, filterable=False, **named("attention")
+        ),
+        gr.Dropdown(weight_choices(english), value=_AUTO, filterable=False, **named("weights")),
         gr.Textbox(value="", placeholder=word("auto"), max_length=20, **named("vram")),
-        gr.Dropdown(list(_DTYPES), value=_AUTO, filterable=False, **named("dtype")),
+        gr.Dropdown(dtype_choices(english), value=_AUTO, filterable=False, **named("dtype")),
         gr.Checkbox(value=False, **named("compiled")),
     ]
 
 
-def kernel_choices(runnable: Sequence[str]) -> list[str]:
+Choices = list[tuple[str, str]]
+
+
+def kernel_choices(runnable: Sequence[str], language: Language) -> Choices:
     """What the attention drop-down offers, given the kernels that are known to run here."""
-    return [_AUTO, *(runnable or ("sdpa",))]
+    return _choices(runnable or ("sdpa",), language)
+
+
+def weight_choices(language: Language) -> Choices:
+    """Forms of weights, each with what it brings and costs."""
+    named = [(f"{form}: {language(f'form.{form}')}", form) for form in FORMS]
+    return [*_choices((), language), *named]
+
+
+def dtype_choices(language: Language) -> Choices:
+    """Number types."""
+    return _choices(_DTYPES[1:], language)
+
+
+def _choices(names: Sequence[str], language: Language) -> Choices:
+    return [(language("auto"), _AUTO), *((name, name) for name in names)]
 
 
 def how_from(values: Sequence[Any], device: str) -> HowToRun:

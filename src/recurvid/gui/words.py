@@ -16,6 +16,9 @@ from gradio.i18n import I18nData
 from recurvid.generation.request import limits_of, request_fields
 from recurvid.gui.languages import chinese, english, japanese
 
+# Gradio translates any text that happens to be a key, a user's words too: ours are no words.
+_PREFIX = "recurvid."
+
 
 def _english() -> dict[str, str]:
     said = {f"field.{spec.name}.help": limits_of(spec).help for spec in request_fields()}
@@ -51,7 +54,10 @@ LANGUAGES = {
 
 def translations() -> gr.I18n:
     """The same tables for Gradio; ``zh-CN`` and ``zh-TW`` are what browsers call Chinese."""
-    tables = {code: dict(language.words) for code, language in LANGUAGES.items()}
+    tables = {
+        code: {_PREFIX + key: text for key, text in language.words.items()}
+        for code, language in LANGUAGES.items()
+    }
     chinese_names = {"zh-CN": tables["zh"], "zh-TW": tables["zh"]}
     return gr.I18n(**tables, **chinese_names)
 
@@ -64,7 +70,7 @@ def word(key: str) -> Any:
     """
     if key not in LANGUAGES["en"].words:
         raise KeyError(key)
-    return I18nData(key)
+    return I18nData(_PREFIX + key)
 
 
 def language_for(accept_language: str | None) -> Language:
