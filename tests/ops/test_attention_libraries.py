@@ -53,10 +53,13 @@ def flash_3(q, k, v, softmax_scale=None, causal=False, qv=None, q_descale=None, 
     return by_torch(q, k, v, softmax_scale)
 
 
-def flash_4(q, k, v, softmax_scale=None, causal=False, window_size=(None, None),
-            learnable_sink=None, softcap=0.0, num_splits=1, pack_gqa=None):  # fmt: skip
+def flash_4(q, k, v, qv=None, gather_kv_indices=None, softmax_scale=None, causal=False,
+            window_size=(None, None), learnable_sink=None, softcap=0.0, num_splits=1,
+            pack_gqa=None, deterministic=False):  # fmt: skip
     assert not causal
-    return by_torch(q, k, v, softmax_scale), torch.zeros(())
+    assert qv is None
+    assert all(x.is_contiguous() for x in (q, k, v))
+    return by_torch(q, k, v, softmax_scale), None
 
 
 def xformers(query, key, value, attn_bias=None, p=0.0, scale=None, *, op=None, output_dtype=None):
@@ -115,7 +118,7 @@ def test_calls_the_library_as_it_is_documented(name, monkeypatch, hopper):
     assert torch.allclose(backend(q, k, v), REFERENCE(q, k, v), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cudnn", "cudnn-fp8", "sage"])
+@pytest.mark.parametrize("name", ["cudnn", "cudnn-fp8", "sage", "flash4"])
 def test_short_prompts_are_left_to_torch(name):
     # The libraries are not here, so a call of them would fail.
     q, k, v = (torch.randn(1, n, 3, 64) for n in (SHORT - 1, 5, 5))
@@ -161,6 +164,7 @@ def test_limits_are_said_in_words(name, changed, why, hopper):
 
 
 def test_auto_takes_cudnn_on_hopper_and_torch_elsewhere(hopper, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
     assert attention_backend("auto", SPEC).name == "cudnn"
     trained = AttentionSpec("cuda", torch.bfloat16, 128, grad=True)
     assert attention_backend("auto", trained).name == "sdpa"
@@ -168,6 +172,35 @@ def test_auto_takes_cudnn_on_hopper_and_torch_elsewhere(hopper, monkeypatch):
     assert attention_backend("auto", SPEC).name == "sdpa"
     with pytest.raises(ComponentError, match=r"needs compute capability 9.0, this card has 8.6"):
         attention_backend("cudnn", SPEC)
+
+
+def test_auto_takes_flash_4_where_it_has_been_measured(hopper, monkeypatch):
+    install(monkeypatch, "flash_attn.cute.interface", flash_attn_func=flash_4)
+    assert attention_backend("auto", SPEC).name == "flash4"
+    for changed in ({"grad": True}, {"masked": True}, {"dtype": torch.float32}):
+        spec = AttentionSpec(**{**vars(SPEC), **changed})
+        assert attention_backend("auto", spec).name == "sdpa"
+    for card in ((8, 6), (10, 0), (12, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None, card=card: card)
+        assert attention_backend("auto", SPEC).name != "flash4"
+        assert attention_backend("flash4", SPEC).name == "flash4"
+
+
+def test_flash_4_leaves_no_break_in_compiled_code(monkeypatch):
+    install(monkeypatch, "flash_attn.cute.interface", flash_attn_func=flash_4)
+    q, k, v = (torch.randn(1, SHORT, 2, 64) for _ in range(3))
+
+    def doubled(q, k, v):
+        return 2 * ATTENTION["flash4"](q + 0, k, v)
+
+    whole = torch.compile(doubled, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(whole(q, k, v), 2 * REFERENCE(q, k, v), atol=1e-5)
+
+
+def test_flash_4_says_what_to_install(hopper, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    with pytest.raises(ComponentError, match=r"pip install flash-attn-4"):
+        attention_backend("flash4", SPEC)
 
 
 def test_flash_3_has_no_code_for_newer_cards(monkeypatch, hopper):

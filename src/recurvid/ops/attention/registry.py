@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from recurvid.errors import ComponentError
 from recurvid.ops.attention.backend import AttentionBackend, AttentionSpec
 from recurvid.ops.attention.cudnn_fp8 import CUDNN_FP8
@@ -29,9 +31,10 @@ ATTENTION: dict[str, AttentionBackend] = {
     )
 }
 
-#: What "auto" chooses from, fastest first: kernels that have been measured here and are exact.
+#: What "auto" chooses from, fastest first: kernels that have been measured and are exact.
 #: SDPA is torch's own choice among the kernels that it has for a card.
-AUTO = (CUDNN, SDPA, REFERENCE)
+AUTO = (FLASH_4, CUDNN, SDPA, REFERENCE)
+HOPPER = 9  # major compute capability: the only one where FlashAttention 4 has been measured
 
 
 def attention_backend(name: str, spec: AttentionSpec) -> AttentionBackend:
@@ -42,7 +45,7 @@ def attention_backend(name: str, spec: AttentionSpec) -> AttentionBackend:
     """
     if name == "auto":
         for backend in AUTO:
-            if backend.why_not(spec) is None:
+            if backend.why_not(spec) is None and _is_measured(backend):
                 return backend
         raise ComponentError(f"no attention kernel can serve {spec}")
     if name not in ATTENTION:
@@ -53,3 +56,7 @@ def attention_backend(name: str, spec: AttentionSpec) -> AttentionBackend:
     if reason is not None:
         raise ComponentError(f"attention kernel {name!r} cannot be used here: {reason}")
     return ATTENTION[name]
+
+
+def _is_measured(backend: AttentionBackend) -> bool:
+    return backend is not FLASH_4 or torch.cuda.get_device_capability()[0] == HOPPER

@@ -43,6 +43,7 @@ class Requirements:
         dtypes: number types it takes.
         devices: device types it runs on.
         library: module that must import.
+        package: what to install for it, where that is called otherwise.
         capability: least compute capability of a CUDA device.
         most_capability: first capability that is too new, or None.
         head_dim: largest number of channels of a head.
@@ -54,6 +55,7 @@ class Requirements:
     dtypes: tuple[torch.dtype, ...] = HALF
     devices: tuple[str, ...] = ("cuda",)
     library: str | None = None
+    package: str | None = None
     capability: tuple[int, int] = (0, 0)
     most_capability: tuple[int, int] | None = None
     head_dim: int = 256
@@ -96,4 +98,6 @@ class Requirements:
         if self.library is None:
             return None
         found = library(self.library)
-        return found if isinstance(found, str) else None
+        if not isinstance(found, str):
+            return None
+        return f"{found} (pip install {self.package})" if self.package else found
