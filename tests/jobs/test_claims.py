@@ -349,6 +349,21 @@ def test_a_worker_takes_what_is_for_its_device(
     assert taken == takes
 
 
+def test_a_finished_section_forgives_crashes(own_home: Path):
+    store = a_store(own_home, crashes=2)
+    claims = Claims(store)
+    job = add(store)
+    for _ in range(3):
+        claim = claims.take("cpu")
+        assert claim is not None
+        claims.progress(claim, JobProgress("denoise", 0, 9), "section", section=0)
+        claims.recover("cpu", "exit code 1")
+        assert store.get(job.id).state is S.INTERRUPTED
+    assert claims.take("cpu") is not None
+    claims.recover("cpu", "exit code 1")
+    assert store.get(job.id).error_code == "worker_crashed"
+
+
 def test_restarts_that_are_nobodys_fault_end_too(own_home: Path):
     store = a_store(own_home, restarts=4, crashes=2)
     claims = Claims(store)

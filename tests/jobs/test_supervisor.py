@@ -167,6 +167,21 @@ def test_a_stopped_orphan_keeps_others_off_its_job(own_home: Path):
     assert made_sections(store, id) == [str(i) for i in range(12)]
 
 
+def test_a_worker_that_dies_waiting_takes_nothing_from_the_one_before(own_home: Path):
+    store = a_store(own_home)
+    id = add(store, asks()).id
+    with held(own_home, "cpu") as ours:  # by an orphan, and its job
+        assert ours
+        assert Claims(store).take("cpu") is not None
+        with supervised(own_home) as supervisor:
+            for _ in range(2):
+                os.kill(pid_of(supervisor), signal.SIGKILL)
+                starts = supervisor.workers()[0].starts
+                wait_for(lambda n=starts: supervisor.workers()[0].starts > n)
+            assert store.get(id).state is S.RUNNING
+    assert store.get(id).attempts == 1
+
+
 def test_both_killed_at_once(own_home: Path):
     store = a_store(own_home)
     id = add(store, asks(sections=10, sleep=0.05)).id
