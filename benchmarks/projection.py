@@ -1,6 +1,6 @@
 """COMPUTED, not measured: what other cards would take for a frame, from results on an H100.
 
-    python benchmarks/projection.py                             # newest results in benchmarks/results
+    python benchmarks/projection.py               # of the newest in benchmarks/results
     python benchmarks/projection.py --step 0.78 --step8 0.6 --tile 0.4    # seconds on the H100
 
 The model. A step is 255 TFLOP of linear layers and 259 of attention; a section is 25 steps and 3
@@ -10,9 +10,9 @@ meanwhile, so that a step takes the longer of the two. Blocks are 18.2 GB in bf1
 without what is made once; of these stay on the card what the plan for its memory keeps there.
 
 The fraction is the weak point, so two are given: "slow" is what we measured on the H100, whose
-power limit keeps large products at half of its peak; "fast" is what the original's published 2.5 s a
-frame on a 4090 implies for that card (its eager code reaches 0.87 of the peak there). Peaks are the
-makers' figures; buses are what is usually measured.
+power limit keeps large products at half of its peak; "fast" is what the original's published 2.5 s
+a frame on a 4090 implies for that card (its eager code reaches 0.87 of the peak there). Peaks are
+the makers' figures; buses are what is usually measured.
 """
 
 from __future__ import annotations

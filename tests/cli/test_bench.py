@@ -36,7 +36,7 @@ def test_numbers_of_both_videos_and_the_machine(
     assert ran.code == 0, ran.err
     (record,) = ran.records
     plain, cached = record["videos"]
-    assert (plain["name"], cached["name"]) == ("no step cache", "first-block cache")
+    assert (plain["name"], cached["name"]) == ("no step cache", "teacache")
     for video in (plain, cached):
         assert video["frames"] > 0
         assert len(video["step_seconds"]) >= 2
@@ -57,7 +57,7 @@ def test_the_table(capsys: Capsys, bundle: Path) -> None:
     ran = run(capsys, *QUICK)
     assert ran.code == 0
     assert "s/frame" in ran.out
-    assert "first-block cache" in ran.out
+    assert "teacache" in ran.out
     assert not ran.out.startswith("{")
 
 

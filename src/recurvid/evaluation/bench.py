@@ -25,7 +25,7 @@ from recurvid.generation.request import GenerationRequest
 
 PHASES = ("encode", "load", "denoise", "decode", "write")
 #: Step caches that need no calibration of the model.
-CACHES = (OFF, "first-block")
+CACHES = (OFF, "teacache")
 
 
 @dataclass
@@ -82,7 +82,7 @@ def bench(
         RecurVidError: as for any session.
     """
     for cache in caches:
-        name = "no step cache" if cache == OFF else f"{cache} cache"
+        name = "no step cache" if cache == OFF else cache
         asked = request.but(step_cache=cache)
         with tempfile.TemporaryDirectory(prefix="recurvid-bench-") as folder:
             root = Path(folder)
