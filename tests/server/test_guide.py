@@ -38,6 +38,12 @@ def test_what_the_guide_shows_runs(tmp_path: Path):
     assert len(scripts) == 1
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     with serving(tmp_path / "home") as server:
+        for script in scripts:
+            ran = subprocess.run(
+                [sys.executable, "-W", "ignore", "-c", script.replace(ADDRESS, server["address"])],
+                cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+            )  # fmt: skip
+            assert ran.returncode == 0, ran.stderr
         for line in curls:
             command = line.replace(ADDRESS, server["address"]).replace("curl -sS", "curl -sSf")
             ran = subprocess.run(
@@ -45,12 +51,6 @@ def test_what_the_guide_shows_runs(tmp_path: Path):
             )
             assert ran.returncode == 0, (line, ran.stderr)
             json.loads(ran.stdout)
-        for script in scripts:
-            ran = subprocess.run(
-                [sys.executable, "-W", "ignore", "-c", script.replace(ADDRESS, server["address"])],
-                cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-            )  # fmt: skip
-            assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "valley.mp4").read_bytes()[4:8] == b"ftyp"
     assert openai
 
