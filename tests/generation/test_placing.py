@@ -15,7 +15,7 @@ from torch import nn
 
 from recurvid.encoders.small import SmallEmbeds
 from recurvid.errors import ComponentError
-from recurvid.generation import placing
+from recurvid.generation import placing, tuned
 from recurvid.generation.journal import Journal
 from recurvid.memory.budget import GIB
 from recurvid.memory.machine import available_memory
@@ -126,7 +126,7 @@ def test_compiled_and_streamed(capsys: Capsys, work: Path, monkeypatch: pytest.M
         compiled.append(model)
         return compile_blocks(model, backend="aot_eager")
 
-    monkeypatch.setattr(placing, "compile_blocks", compiling)
+    monkeypatch.setattr(tuned, "compile_blocks", compiling)
     monkeypatch.setattr(placing, "_streaming", lambda _: Streaming(resident=1))
     made, _ = watched(monkeypatch)
     ran = run(capsys, "generate", "photo.png", *QUICK, "--vram", "6", "--compile", "--session", "s")

@@ -24,12 +24,11 @@ from recurvid.generation.memory_plan import (
     plan_memory,
 )
 from recurvid.generation.runtime import Runtime
-from recurvid.generation.tuned import attention_for
+from recurvid.generation.tuned import attention_for, finished
 from recurvid.generation.video_plan import VideoPlan
 from recurvid.memory.budget import CONTEXT, GIB, LEFT_TO_OTHERS, MemoryBudget, Placement
 from recurvid.memory.machine import available_memory, free_on
 from recurvid.memory.residency import Turns, free, is_out_of_memory, limit_allocator
-from recurvid.models.compiled import compile_blocks
 from recurvid.models.converted import Conversion
 from recurvid.models.placed import PlacedDiT, Room, Streaming
 from recurvid.ops.linear.forms import AUTO
@@ -166,8 +165,7 @@ def _placed(
         path = conversion.write(converted_folder()) if on_disk else None
         model = conversion.load(path)
         model.attention = attention_for(runtime, model.config, components.dtype)
-        if runtime.compiled:
-            compile_blocks(model)
+        finished(model, runtime)
         return PlacedDiT(
             model, device, _streaming(placement), turns=turns, room=_room(placement, device)
         )

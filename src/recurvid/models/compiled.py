@@ -15,12 +15,14 @@ from recurvid.models.packed_dit.blocks import Activated, SingleBlock
 from recurvid.models.packed_dit.model import PackedDiT
 
 
-def compile_blocks(model: PackedDiT, **options: Any) -> PackedDiT:
+def compile_blocks(model: PackedDiT, *, fused: bool = True, **options: Any) -> PackedDiT:
     """Let every block compile at its first call; parameter names stay as they are.
 
     Args:
+        fused: see :func:`fuse_products`.
         options: of ``torch.compile``, such as ``backend`` or ``mode``.
     """
+    fuse_products(model, on=fused)
     for block in blocks_of(model):
         block.compile(fullgraph=True, **options)
     return model

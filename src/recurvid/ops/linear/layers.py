@@ -14,8 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recurvid.ops.linear.pieces import pieces
-from recurvid.ops.linear.products import WITH_WIDE_SUMS, fp8_product, int8_product
+from recurvid.ops.linear.products import (
+    WITH_WIDE_SUMS,
+    fp8_card_product,
+    fp8_product,
+    int8_product,
+)
 from recurvid.ops.linear.rounding import from_codebook, to_codebook, to_e4m3, to_int8
+from recurvid.ops.linear.tma_int8 import int8_tma_linear, usable
+from recurvid.ops.linear.triton_int8 import AVAILABLE, round_rows
 
 Round = Callable[[Tensor], tuple[Tensor, Tensor]]
 Product = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -28,13 +35,17 @@ def bias_of(linear: nn.Linear) -> Tensor | None:
 
 
 class EightBitLinear(nn.Module):
-    """Weight rounded by rows once, activations by tokens at every call, product in 8 bits."""
+    """Weight rounded by rows once, activations by tokens at every call, product in 8 bits.
+
+    ``product`` multiplies; None takes the fastest for the device at hand, at every call: a layer
+    may be rounded in one place and run in another.
+    """
 
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, rounded: Round, product: Product):
+    def __init__(self, linear: nn.Linear, rounded: Round, product: Product | None = None):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.rounded, self.product = rounded, product
@@ -45,7 +56,18 @@ class EightBitLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features), in the dtype of x."""
-        return self.of_codes(*self.rounded(x.flatten(0, -2)), x)
+        return self.of_codes(*self.codes_of(x), x)
+
+    def codes_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of x (..., in_features) rounded, with their scales.
+
+        Compiled code joins that to what comes before; else a kernel of ours reads x once.
+        """
+        rows = x.flatten(0, -2)
+        known = self.rounded in (to_int8, to_e4m3)
+        if AVAILABLE and known and rows.is_cuda and not torch.compiler.is_compiling():
+            return round_rows(None, rows, False, self.rounded is to_e4m3)
+        return self.rounded(rows)
 
     def of_codes(self, codes: Tensor, x_scale: Tensor, x: Tensor) -> Tensor:
         """The same where the rows of x have been rounded already."""
@@ -54,12 +76,27 @@ class EightBitLinear(nn.Module):
     def _product(self, codes: Tensor, x_scale: Tensor, dtype: torch.dtype) -> Tensor:
         """(m, out_features) of codes (m, in_features), a piece at a time where sums are float32."""
         weight, scale, bias = self.weight, self.scale, self.bias
-        if torch.compiler.is_compiling() or self.product not in WITH_WIDE_SUMS:
-            return self.product(codes, x_scale, weight, scale, bias).to(dtype)
+        if self.product is None and is_ours(codes, weight):
+            return int8_tma_linear(codes, x_scale, weight, scale, bias, dtype)
+        product = self.product or by_torch(codes)
+        if torch.compiler.is_compiling() or product not in WITH_WIDE_SUMS:
+            return product(codes, x_scale, weight, scale, bias).to(dtype)
         out = torch.empty(len(codes), self.out_features, dtype=dtype, device=codes.device)
         for part in pieces(*out.shape):
-            out[part] = self.product(codes[part], x_scale[part], weight, scale, bias)
+            out[part] = product(codes[part], x_scale[part], weight, scale, bias)
         return out
+
+
+def is_ours(codes: Tensor, weight: Tensor) -> bool:
+    """Whether our int8 kernels multiply these."""
+    return codes.is_cuda and codes.dtype == torch.int8 and usable(weight)
+
+
+def by_torch(codes: Tensor) -> Product:
+    """Torch's fastest product for such codes."""
+    if codes.dtype == torch.int8:
+        return int8_product
+    return fp8_card_product if codes.is_cuda else fp8_product
 
 
 class Int8Storage(nn.Module):
@@ -110,12 +147,12 @@ class CodebookLinear(nn.Module):
 
 def int8(linear: nn.Linear) -> nn.Module:
     """W8A8: int8 weights by rows, int8 activations by tokens."""
-    return EightBitLinear(linear, to_int8, int8_product)
+    return EightBitLinear(linear, to_int8)
 
 
 def fp8(linear: nn.Linear) -> nn.Module:
     """fp8 (e4m3) weights by rows, fp8 activations by tokens."""
-    return EightBitLinear(linear, to_e4m3, fp8_product)
+    return EightBitLinear(linear, to_e4m3)
 
 
 # The list's items go unsaid: checking them at run time, as tests do, cannot be compiled.
@@ -124,7 +161,7 @@ def several(x: Tensor, *layers: nn.Module) -> list:
     first = layers[0]
     if not isinstance(first, EightBitLinear):
         return [layer(x) for layer in layers]
-    codes, x_scale = first.rounded(x.flatten(0, -2))
+    codes, x_scale = first.codes_of(x)
     return [
         layer.of_codes(codes, x_scale, x)
         if isinstance(layer, EightBitLinear) and layer.rounded is first.rounded

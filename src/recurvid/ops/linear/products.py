@@ -65,6 +65,20 @@ def fp8_product(
     return _finished(sums.float(), x_scale, scale, bias)
 
 
+@torch.compiler.assume_constant_result
+def scales_rows(device: torch.device) -> bool:
+    """Whether the card's library scales rows itself: Hopper and newer."""
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def fp8_card_product(
+    x: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    """fp8 codes by what is fastest on this card."""
+    product = fp8_row_product if scales_rows(x.device) else fp8_product
+    return product(x, x_scale, weight, scale, bias)
+
+
 #: Products whose sums are written as 32-bit numbers before they are rounded to the result.
 WITH_WIDE_SUMS = (plain_product, int8_product, fp8_product)
 

@@ -38,10 +38,10 @@ if AVAILABLE:
         for m, n, k, stages, warps in TILES
     ]
 
-    @triton.autotune(configs=CONFIGS, key=["m", "n", "k"])
-    @triton.jit
+    @triton.autotune(configs=CONFIGS, key=["power", "n", "k"])
+    @triton.jit(do_not_specialize=["m", "power"])
     def int8_kernel(  # noqa: PLR0913, D103 - a kernel's signature is its data
-        x, x_scale, weight, scale, bias, out, m, n, k,
+        x, x_scale, weight, scale, bias, out, m, n, k, power,
         BIAS: tl.constexpr, GELU: tl.constexpr,
         ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
     ):  # fmt: skip
@@ -145,6 +145,7 @@ def int8_linear(
     (m, k), n = x.shape, weight.shape[0]
     out = torch.empty(m, n, dtype=dtype, device=x.device)
     arguments = (x, x_scale, weight, scale, scale if bias is None else bias, out, m, n, k)
+    arguments = (*arguments, m.bit_length())  # chooses the tile, not every length of a prompt
     flags = {"BIAS": bias is not None, "GELU": gelu}
 
     def grid(tile: dict[str, int]) -> tuple[int]:
