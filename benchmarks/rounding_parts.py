@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from recurvid.models.quantized import bears_few_bits
 from recurvid.ops.linear.rounding import to_e4m3
 
+#: The first blocks of each kind: an error in them passes through all that follow.
+EARLY = r"transformer_blocks\.[0-2]\."
 KINDS = {
     "qkv": r"attn\.(to_[qkv]|add_[qkv]_proj)$",
     "attention out": r"attn\.(to_out\.0|to_add_out)$",
@@ -28,6 +30,9 @@ KINDS = {
     "single": r"^single_transformer_blocks",
     "first 5 of each": r"transformer_blocks\.[0-4]\.",
     "all": "",
+    "all but first 3 of each": r"transformer_blocks\.([3-9]|\d\d)\.",
+    "all but first 5 of each": r"transformer_blocks\.([5-9]|\d\d)\.",
+    "all but first 5 double": r"(^transformer_blocks\.([5-9]|\d\d)\.|^single)",
 }
 BEHIND_GELU = re.compile(KINDS["mlp out"])
 
@@ -82,10 +87,16 @@ WAYS = {
     "fp8, weights int8": Way(symmetric, fp8),
 }
 TRIED = [
-    *(("int8", kind) for kind in ("all", *(k for k in KINDS if k != "all"))),
+    *(("int8", kind) for kind in ("all", *(k for k in KINDS if not k.startswith("all")))),
     *((way, "all") for way in WAYS if way != "int8"),
     ("int8, shifted behind GELU", "mlp out"),
     *(("fp8", kind) for kind in ("qkv", "attention out", "mlp in", "mlp out")),
+]
+
+
+TRIED_KEPT = [
+    *(("int8", kind) for kind in ("all", *(k for k in KINDS if k.startswith("all but")))),
+    *(("int8, groups of 128, shifted", "all"), ("fp8", "all")),
 ]
 
 

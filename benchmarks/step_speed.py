@@ -2,11 +2,14 @@
 
     python benchmarks/step_speed.py                    # one H100 with 72 GiB free, under 9 minutes
     python benchmarks/step_speed.py --variants kernels,int8,int8+fp8-attention
+    python benchmarks/step_speed.py --weights-like peer    # errors on weights drawn more mildly
     python benchmarks/step_speed.py --tiny             # any machine: tries the script
     python benchmarks/step_speed.py --list
 
 One set of random weights of the 13B model at 480x832 (18,755 tokens), as model_parity_gpu.py draws
-it. In this order, so that a run that is cut off has told the most:
+it: biases of 0.02, norms near 1. "--weights-like peer" puts 0.5 into both: every block changes its
+input less, and every error of rounding is smaller. In this order, so that a run that is cut off has
+told the most:
 
 1. fp32 output, the truth that every error is measured against.
 2. checks: every kernel against plain arithmetic at small size.
@@ -80,11 +83,13 @@ class Variant:
     Attributes:
         form: of the wide layers, or None for the model's own bf16.
         product: what multiplies in place of the form's own; "best" of our int8 kernels, as the
-            kernels stage has found; or None.
+            kernels stage has found; None is what the form itself takes here, as a job would.
         compiled: whether the blocks are compiled; a mode of torch.compile, or "" for the default.
         prepared: modulation vectors, prompt, packed context and RoPE made before.
         fused: GELU and the sum of two products in the library's own epilogue; for int8, GELU,
             joining and rounding in one kernel of ours.
+        graph: whether the card gets the whole step as one recorded graph.
+        kept: layers whose names this finds stay in bf16.
     """
 
     attention: str = "cudnn"
@@ -93,6 +98,8 @@ class Variant:
     compiled: str | None = ""
     prepared: bool = True
     fused: bool = False
+    graph: bool = False
+    kept: str = ""
 
 
 VARIANTS: dict[str, Variant] = {
@@ -100,9 +107,9 @@ VARIANTS: dict[str, Variant] = {
     "eager-cudnn": Variant(compiled=None),
     "compiled": Variant(),
     "fp8": Variant(form="fp8", product=products.fp8_row_product),
-    "int8-fused": Variant(form="int8", product="best", fused=True),
-    "int8+fp8-attention": Variant("cudnn-fp8", "int8", "best", fused=True),
-    "fp8-fused": Variant(form="fp8", product=products.fp8_row_product, fused=True),
+    "int8-fused": Variant(form="int8", fused=True),
+    "int8+fp8-attention": Variant("cudnn-fp8", "int8", fused=True),
+    "fp8-fused": Variant(form="fp8", fused=True),
     "int8": Variant(form="int8", product="best"),
     "compiled-fused": Variant(fused=True),
     "fp8-after": Variant(form="fp8", product=products.fp8_product),
@@ -111,6 +118,8 @@ VARIANTS: dict[str, Variant] = {
     "bf16+fp8-attention": Variant("cudnn-fp8"),
     "compiled-sdpa": Variant("sdpa"),
     "eager-fused": Variant(compiled=None, fused=True),
+    "int8-kept": Variant(form="int8", fused=True, kept=rounding_parts.EARLY),
+    "int8-graph": Variant(form="int8", fused=True, graph=True),
     # By name only: they cost minutes, are slower by design, or need a library.
     "compiled-tuned": Variant(compiled="max-autotune-no-cudagraphs"),
     "int8-tuned": Variant(
@@ -126,7 +135,7 @@ VARIANTS: dict[str, Variant] = {
 ON_REQUEST = list(VARIANTS)[list(VARIANTS).index("compiled-tuned") :]
 #: What "@best..." chooses from: kernels whose name begins so, as attention_speed.py has timed them.
 BEST = {"best": ("saved:t", "cudnn", "flash"), "best-qk8": ("saved:qk8",), "best-8": ("saved:f8",)}
-STAGES = ("checks", "kernels", "parts")
+STAGES = ("checks", "kernels", "parts", "kept")
 DEFAULT = ["checks", "kernels", *(name for name in VARIANTS if name not in ON_REQUEST)]
 
 
@@ -166,6 +175,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--reserve", type=float, default=50, help="no variant is begun with less")
     parser.add_argument("--backend", help="of torch.compile (default: inductor; tiny: aot_eager)")
     parser.add_argument("--go-on", action="store_true", help="add to the file of today")
+    parser.add_argument("--weights-like", choices=("ours", "peer"), default="ours")
     parser.add_argument("--no-truth", action="store_true", help="no fp32 pass: 25 s less")
     args = parser.parse_args()
     args.names = args.variants.split(",") if args.variants else DEFAULT
@@ -191,6 +201,8 @@ class Run:
             "device": device_name(args.device),
             "torch": torch.__version__,
             "date": datetime.date.today().isoformat(),
+            "command": " ".join(sys.argv),
+            "weights_like": args.weights_like,
             "targets": TARGETS,
             "arithmetic_tflop": {"linear": LINEAR, "attention": ATTEND},
             "variants": {},
@@ -205,6 +217,8 @@ class Run:
         if self.args.go_on and self.path.is_file():
             self.result = json.loads(self.path.read_text())
         self.bench = Bench(config, size, self.args.device)
+        if self.args.weights_like == "peer":
+            redraw(self.bench.model)
         self.say("weights drawn")
         self.truth = None if self.args.no_truth else self.bench.ours().cpu()
         self.say("fp32 truth")
@@ -229,8 +243,9 @@ class Run:
             print(f"{name:22} skipped: {left:.0f} s left", flush=True)
             return
         try:
-            if name == "parts":
-                self.result[name] = self.parts()
+            if name in ("parts", "kept"):
+                tried = {"parts": rounding_parts.TRIED, "kept": rounding_parts.TRIED_KEPT}
+                self.result[name] = self.parts(tried[name])
             elif name in STAGES:
                 stage = {"checks": checks, "kernels": kernels}[name]
                 self.result[name] = stage(self.device)
@@ -261,6 +276,7 @@ class Run:
                       flush=True)  # fmt: skip
                 words = [sys.executable, __file__, "--variants", ",".join(rest), "--go-on"]
                 words += ["--seconds", f"{left:.0f}", "--repeats", str(self.args.repeats)]
+                words += ["--weights-like", self.args.weights_like]
                 os.execv(sys.executable, [*words, *["--no-truth"] * self.args.no_truth])
             sys.exit(1)
 
@@ -277,6 +293,8 @@ class Run:
         self.wait()
         facts["first_s"] = time.perf_counter() - begun
         facts |= self.errors(out)
+        facts |= tiles()
+        step = recorded(step) if variant.graph and self.cuda else step
         step()
         times = [self.timed(step) for _ in range(self.args.repeats if self.cuda else 1)]
         facts["ms"], facts["ms_all"] = middle(times), times
@@ -291,13 +309,15 @@ class Run:
         self.save()
         if self.cuda:
             facts["profile"] = profile(step)
-            print("    " + ", ".join(f"{k} {v:.0f} ms" for k, v in facts["profile"]["ms"].items()),
-                  flush=True)  # fmt: skip
+            seen = facts["profile"]
+            words = ", ".join(f"{k} {v:.0f} ms" for k, v in seen["ms"].items())
+            print(f"    {words}; first to last {seen['span_ms']:.0f} ms, of these busy"
+                  f" {sum(seen['ms'].values()):.0f}", flush=True)  # fmt: skip
 
-    def parts(self) -> dict[str, dict[str, float]]:
+    def parts(self, tried: list[tuple[str, str]]) -> dict[str, dict[str, float]]:
         """Errors with the products of some layers rounded in some way, uncompiled."""
         found: dict[str, dict[str, float]] = {}
-        for way, kind in rounding_parts.TRIED:
+        for way, kind in tried:
             if time.perf_counter() - self.start > self.args.seconds - self.args.reserve:
                 break
             model = sharing(self.bench.model)
@@ -315,7 +335,13 @@ class Run:
         model = sharing(self.bench.model)
         facts: dict[str, Any] = {"attention": variant.attention, "form": variant.form}
         if variant.form is not None:
+            whole = {n: m for n, m in model.named_modules() if type(m) is torch.nn.Linear}
             converted = quantize(model, variant.form, self.device)
+            for name, layer in whole.items():
+                if variant.kept and re.search(variant.kept, name):
+                    parent, _, last = name.rpartition(".")
+                    setattr(model.get_submodule(parent), last, layer)
+            del whole
             facts["weights_gib"] = converted.bytes_after / GIB
             for module in model.modules():
                 if isinstance(module, EightBitLinear) and variant.product is not None:
@@ -324,6 +350,7 @@ class Run:
         fuse_products(model, on=variant.fused)
         if variant.compiled is not None:
             options: dict[str, Any] = {"backend": self.args.backend, "dynamic": False}
+            options["fused"] = variant.fused
             if variant.compiled and self.args.backend == "inductor":
                 options["mode"] = variant.compiled
             compile_blocks(model, **options)
@@ -371,7 +398,9 @@ class Run:
 
     def fastest(self, begin: tuple[str, ...]) -> str:
         """The fastest right kernel whose name begins so, by attention_speed.py's file."""
-        known = json.loads((self.path.parent / "attention-speed.json").read_text())
+        fresh = self.path.parent / "attention-speed.json"
+        kept = sorted((HERE / "results").glob("attention-speed-*.json"))
+        known = json.loads((fresh if fresh.is_file() or not kept else kept[-1]).read_text())
         fit = {n: f["ms"] for n, f in known.items() if n.startswith(begin) and f.get("right")}
         fit = {n: ms for n, ms in fit.items() if n != "cudnn-fp8"}
         if not fit:
@@ -436,8 +465,8 @@ class Run:
         """The file that everything known is written to."""
         folder = Path(os.environ.get("OUT") or HERE / "results")
         folder.mkdir(parents=True, exist_ok=True)
-        tiny = "tiny-" if self.args.tiny else ""
-        return folder / f"step-speed-{tiny}{self.result['date']}.json"
+        kind = "tiny-" * self.args.tiny + "peer-" * (self.args.weights_like == "peer")
+        return folder / f"step-speed-{kind}{self.result['date']}.json"
 
     def save(self) -> None:
         self.result |= {"ms_diffusers": self.base_ms, "ms_diffusers_all": self.baseline}
@@ -462,6 +491,39 @@ def sharing(model: PackedDiT) -> PackedDiT:
         other = PackedDiT(model.config)
     other.load_state_dict(model.state_dict(), strict=True, assign=True)
     return other.eval().requires_grad_(False)
+
+
+def redraw(model: PackedDiT) -> None:
+    """As peer benchmarks draw weights, in place: matrices of 0.02, all else 0.5."""
+    g = torch.Generator(device=model.proj_out.weight.device).manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(0, 0.02, generator=g)
+            parameter.copy_(parameter.bfloat16())
+        else:
+            parameter.fill_(0.5)
+
+
+def recorded(step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """A step that has run before as one graph of the card, and what replays it."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = step()
+
+    def replayed() -> torch.Tensor:
+        graph.replay()
+        return out
+
+    return replayed
+
+
+def tiles() -> dict[str, Any]:
+    """Which tiles our int8 kernel has found fastest, by size."""
+    from recurvid.ops.linear import tma_int8
+
+    kernel = getattr(tma_int8, "tma_kernel", None)
+    found = getattr(kernel, "cache", {})
+    return {"tiles": {str(key[:3]): str(config) for key, config in found.items()}} if found else {}
 
 
 def checks(device: torch.device) -> dict[str, Any]:
@@ -599,7 +661,7 @@ def kernel_ms(call: Callable[[], Any], device: torch.device) -> float:
 
 KINDS = (
     ("attention", r"sdpa|fmha|flash|attention|attn|cutlass___call__|kernel_cutlass"),
-    ("products", r"gemm|nvjet|cutlass|int8_kernel|xmma|wgmma|cublas"),
+    ("products", r"gemm|nvjet|cutlass|int8_kernel|tma_kernel|xmma|wgmma|cublas"),
     ("compiled", r"^triton"),
 )
 
@@ -620,7 +682,9 @@ def profile(step: Callable[[], Any]) -> dict[str, Any]:
         kind = next((k for k, words in KINDS if re.search(words, event.key, re.I)), "other")
         kinds[kind] = kinds.get(kind, 0.0) + ms
         largest.append((round(ms, 2), event.count, event.key[:110]))
-    return {"ms": kinds, "largest": sorted(largest, reverse=True)[:25]}
+    times = [e.time_range for e in seen.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    span = (max(t.end for t in times) - min(t.start for t in times)) / 1000
+    return {"ms": kinds, "span_ms": span, "largest": sorted(largest, reverse=True)[:25]}
 
 
 def middle(values: list[float]) -> float:
