@@ -185,7 +185,7 @@ class Run:
         limit_allocator(self.device, budget.allocator)
         conversion = Conversion(path, args.weights, BF16)
         kept = args.work / "home" / "weights"
-        model = conversion.load(conversion.write(kept) if conversion.size else None)
+        model = conversion.load(conversion.write(kept, self.device) if conversion.size else None)
         spec = AttentionSpec(self.device.type, BF16, config.attention_head_dim)
         model.attention = attention_backend("auto", spec)
         count = len(denoise.resident)

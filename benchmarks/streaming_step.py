@@ -275,9 +275,8 @@ class Run:
         if variant.form not in self.conversions:
             conversion = Conversion(self.weights, variant.form, BF16)
             begun = time.perf_counter()
-            path = (
-                conversion.write(self.args.work / "home" / "weights") if conversion.size else None
-            )
+            kept = self.args.work / "home" / "weights"
+            path = conversion.write(kept, self.device) if conversion.size else None
             self.conversions[variant.form] = conversion, path
             if path is not None:
                 seconds = time.perf_counter() - begun

@@ -162,7 +162,7 @@ def _placed(
     budgeted = old.for_budget
 
     def backbone() -> PlacedDiT:
-        path = conversion.write(converted_folder()) if on_disk else None
+        path = conversion.write(converted_folder(), device) if on_disk else None
         model = conversion.load(path)
         model.attention = attention_for(runtime, model.config, components.dtype)
         finished(model, runtime)

@@ -89,8 +89,12 @@ class Conversion:
             return False
         return True
 
-    def write(self, folder: Path) -> Path:
+    def write(self, folder: Path, device: torch.device | None = None) -> Path:
         """Make the file, unless it is there: written beside, synced, renamed.
+
+        Args:
+            device: that rounds, a layer at a time; a card does in seconds what takes a CPU
+                minutes, to the same bits.
 
         Raises:
             ComponentError: it cannot be written; says why.
@@ -103,7 +107,8 @@ class Conversion:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _sweep_stale(folder)
-            write_streamed(path, self.layout, self._values(), {"edition": str(EDITION)})
+            values = self._values(device or torch.device("cpu"))
+            write_streamed(path, self.layout, values, {"edition": str(EDITION)})
         except OSError as error:
             raise ComponentError(
                 f"{path}: weights cannot be kept there ({error.strerror or error}); "
@@ -122,7 +127,7 @@ class Conversion:
         """
         model = self._empty()
         if path is None:
-            made = dict(self._values())
+            made = dict(self._values(torch.device("cpu")))
         else:
             file = open_file(path)
             self._check(file)
@@ -153,7 +158,7 @@ class Conversion:
             f"{layer}.{part}" for layer in self._layers for part in ("weight", "scale")
         )
 
-    def _values(self) -> Iterator[tuple[str, Tensor]]:
+    def _values(self, device: torch.device) -> Iterator[tuple[str, Tensor]]:
         """What the file holds, in order; a layer's tensors stand side by side."""
         layer, parts = "", dict[str, Tensor]()
         for name in self.layout:
@@ -162,18 +167,19 @@ class Conversion:
                 yield name, self.source.tensor(name).to(self.dtype)
                 continue
             if owner != layer:
-                layer, parts = owner, self._made(owner)
+                layer, parts = owner, self._made(owner, device)
             yield name, parts[part]
 
-    def _made(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one layer in its form."""
+    def _made(self, name: str, device: torch.device) -> dict[str, Tensor]:
+        """The tensors of one layer in its form, on the CPU."""
         like = self._layers[name]
         has_bias = f"{name}.bias" in self.source.keys()  # noqa: SIM118
         linear = nn.Linear(like.in_features, like.out_features, has_bias, device="meta")
         for part in ("weight", "bias") if has_bias else ("weight",):
-            value = self.source.tensor(f"{name}.{part}").to(self.dtype)
+            value = self.source.tensor(f"{name}.{part}").to(device, self.dtype)
             setattr(linear, part, nn.Parameter(value, requires_grad=False))
-        return dict(FORMS[self.form].make(linear).state_dict())
+        made = FORMS[self.form].make(linear).state_dict()
+        return {part: value.cpu() for part, value in made.items()}
 
     def _check(self, file: Checkpoint) -> None:
         """Raise unless a file holds exactly what this conversion makes."""
