@@ -408,14 +408,15 @@ def draw(found: dict[str, Any], place: Path) -> None:
         seconds = peer_seconds(found.get("peer", {}), way)
         if seconds:
             rows.append((f"diffusers, {way}", {k: v / frames for k, v in seconds.items()}))
-    title = f"Three sections of {found['size']}, {STEPS} steps, on {found['card']}"
+    steps = {run["steps"] for run in runs.values()}
+    said = "/".join(map(str, sorted(steps)))
+    title = f"Three sections of {found['size']}, {said} steps, on {found['card']}"
     note = (
         f"{found['date']}. diffusers is computed from its step and its decodes, measured in the "
         "same command; encoding and loading are not in it."
     )
-    steps = {run["steps"] for run in runs.values()}
     if steps - {STEPS}:
-        note = f"ran with {', '.join(map(str, sorted(steps)))} steps. {note}"
+        note = f"diffusers with {STEPS} steps. {note}"
     if rows:
         place.with_suffix(".svg").write_text(charts.bars(title, rows, "seconds a frame", note))
     minute = found["runs"].get("minute", {})

@@ -11,7 +11,6 @@ Triton's; without it, and on the CPU, torch's own operations do the same.
 # pyright: reportIndexIssue=false, reportFunctionMemberAccess=false
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -26,6 +25,7 @@ _PROGRAMS = 1024
 if AVAILABLE:
     import triton
     import triton.language as tl
+    from triton import knobs
 
     @triton.jit
     def sum_kernel(  # noqa: D103
@@ -94,7 +94,7 @@ class Border:
 
 def uses_triton(x: Tensor) -> bool:
     """Whether our kernels serve this tensor."""
-    return AVAILABLE and (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
+    return AVAILABLE and (x.is_cuda or knobs.runtime.interpret)
 
 
 def norm_scale(x: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
