@@ -17,9 +17,9 @@ class Average:
     def update(self, model: nn.Module, step: int) -> None:
         """Move the averages towards the model's parameters."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        params: list[Tensor] = [p.detach() for p in model.parameters()]
-        for value, p in zip(self.values, params, strict=True):
-            value.lerp_(p.float(), weight)
+        params: list[Tensor] = [p.detach().float() for p in model.parameters()]
+        # one launch for many small weights
+        torch._foreach_lerp_(self.values, params, weight)  # pyright: ignore
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
