@@ -68,6 +68,8 @@ from recurvid.ops.linear.triton_int8 import (  # noqa: E402
     int8_linear,
     round_rows,
 )
+from recurvid.ops.norm_rope import Stream, norm_rope  # noqa: E402
+from recurvid.ops.rope import RopeTable, apply_rope  # noqa: E402
 
 GIB = 2**30
 TOKENS, WIDTH = 18_755, 3072
@@ -560,6 +562,11 @@ def checks(device: torch.device) -> dict[str, Any]:
         joined = torch.cat([a.double(), F.gelu(c.double(), approximate="tanh")], dim=-1)
         check("round rows of two", 2e-2, lambda: undone(*round_rows(a, c, True)), joined)
         check("rows of two, fp8", 4e-2, lambda: undone(*round_rows(a, c, True, True)), joined)
+        q, text, turn, still = (rand(*n, 128) for n in ((1, 999, 24), (1, 77, 24), (), ()))
+        table = RopeTable(rand(1, 1076, 64), rand(1, 1076, 64))
+        want = torch.cat([F.rms_norm(q, (128,), turn), F.rms_norm(text, (128,), still)], dim=1)
+        one = partial(norm_rope, Stream(q.bfloat16(), turn), Stream(text.bfloat16(), still), table)
+        check("norm and phases", 5e-3, one, apply_rope(want, table))
     (x8, xs), (w8, ws) = to_e4m3(x), to_e4m3(w)
     exact = products.plain_product(x8.double(), xs, w8.double(), ws, b)
     check("fp8 scaled by rows", 5e-3, lambda: products.fp8_row_product(x8, xs, w8, ws, b), exact)

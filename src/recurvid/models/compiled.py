@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from recurvid.models.packed_dit.blocks import Activated, SingleBlock
+from recurvid.models.packed_dit.blocks import Activated, JointAttention, SingleBlock
 from recurvid.models.packed_dit.model import PackedDiT
 
 
@@ -29,9 +29,12 @@ def compile_blocks(model: PackedDiT, *, fused: bool = True, **options: Any) -> P
 
 
 def fuse_products(model: PackedDiT, *, on: bool = True) -> PackedDiT:
-    """Let products bend and add up their own results; changes numbers by rounding only."""
+    """Let products bend and add up their own results, and one kernel norm and turn q and k.
+
+    Changes numbers by rounding only.
+    """
     for module in model.modules():
-        if isinstance(module, Activated | SingleBlock):
+        if isinstance(module, Activated | JointAttention | SingleBlock):
             module.fused = on
     return model
 

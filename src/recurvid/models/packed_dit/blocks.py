@@ -21,6 +21,7 @@ from recurvid.ops.linear.epilogues import (
 )
 from recurvid.ops.linear.layers import several
 from recurvid.ops.modulation import EPS, gated, modulate
+from recurvid.ops.norm_rope import Stream, can_turn, norm_rope
 from recurvid.ops.rope import RopeTable, apply_rope
 
 DOUBLE_VECTORS, SINGLE_VECTORS = 6, 3
@@ -119,6 +120,21 @@ class Attention(nn.Module):
         """Normalised q and k, and v, of (b, n, d); each (b, n, heads, head_dim)."""
         return self.normed(*several(x, self.to_q, self.to_k, self.to_v))
 
+    # The list's items go unsaid, as those of ``several``.
+    def turned(self, raw: list, rope: RopeTable, *, fused: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Projections q, k, v (b, n, d): q and k normalised and turned, all split into heads.
+
+        Takes them out of the list, so that each goes as soon as it is done with.
+        """
+        q, k, v = raw
+        raw.clear()
+        if fused and can_turn(self.split(q)):
+            q = norm_rope(Stream(self.split(q), self.norm_q.weight), None, rope)
+            k = norm_rope(Stream(self.split(k), self.norm_k.weight), None, rope)
+            return q, k, self.split(v)
+        q, k, v = self.normed(q, k, v)
+        return apply_rope(q, rope), apply_rope(k, rope), v
+
     def normed(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised q and k, and v, split into heads."""
         q, k, v = self.split(q), self.split(k), self.split(v)
@@ -127,7 +143,12 @@ class Attention(nn.Module):
 
 
 class JointAttention(Attention):
-    """Attention of a double-stream block: both streams attend to both."""
+    """Attention of a double-stream block: both streams attend to both.
+
+    ``fused`` norms, joins and turns in one kernel (inference on CUDA).
+    """
+
+    fused = False
 
     def __init__(self, heads: int, head_dim: int):
         super().__init__(heads, head_dim)
@@ -141,16 +162,29 @@ class JointAttention(Attention):
 
     def forward(self, image: Tensor, text: Tensor, shared: BlockInputs) -> tuple[Tensor, Tensor]:
         """(b, n, d) and (b, l, d) to the same shapes."""
-        q, k, v = self.qkv(image)
+        raw = several(image, self.to_q, self.to_k, self.to_v)
         added = several(text, self.add_q_proj, self.add_k_proj, self.add_v_proj)
         q_text, k_text, v_text = map(self.split, added)
-        q = torch.cat([q, self.norm_added_q(q_text)], dim=1)
-        k = torch.cat([k, self.norm_added_k(k_text)], dim=1)
+        if self.fused and can_turn(q_text):
+            q, k, v = map(self.split, raw)
+            del raw
+            q = norm_rope(*self._streams(q, q_text, self.norm_q, self.norm_added_q), shared.rope)
+            k = norm_rope(*self._streams(k, k_text, self.norm_k, self.norm_added_k), shared.rope)
+        else:
+            q, k, v = self.normed(*raw)
+            del raw
+            q = apply_rope(torch.cat([q, self.norm_added_q(q_text)], dim=1), shared.rope)
+            k = apply_rope(torch.cat([k, self.norm_added_k(k_text)], dim=1), shared.rope)
         v = torch.cat([v, v_text], dim=1)
-        q, k = apply_rope(q, shared.rope), apply_rope(k, shared.rope)
         out = shared.attention(q, k, v, shared.mask).flatten(2)
         n = image.shape[1]
         return self.to_out[0](out[:, :n]), self.to_add_out(out[:, n:])
+
+    @staticmethod
+    def _streams(
+        x: Tensor, text: Tensor, norm: nn.RMSNorm, text_norm: nn.RMSNorm
+    ) -> tuple[Stream, Stream]:
+        return Stream(x, norm.weight), Stream(text, text_norm.weight)
 
 
 class DoubleBlock(nn.Module):
@@ -224,16 +258,14 @@ class SingleBlock(nn.Module):
         attn = self.attn
         in_one = self.fused and rounds_in_one(self.proj_out, y)
         if self.fused and not in_one:
-            q, k, v = attn.qkv(y)
+            raw = several(y, attn.to_q, attn.to_k, attn.to_v)
             hidden = linear_gelu(self.proj_mlp, y)
         else:
-            *qkv, hidden = several(y, attn.to_q, attn.to_k, attn.to_v, self.proj_mlp)
-            q, k, v = attn.normed(*qkv)
-            del qkv
+            *raw, hidden = several(y, attn.to_q, attn.to_k, attn.to_v, self.proj_mlp)
             hidden = hidden if in_one else F.gelu(hidden, approximate="tanh")
         # What is done with is let go at once: here is where a step needs the most memory.
         del y
-        q, k = apply_rope(q, shared.rope), apply_rope(k, shared.rope)
+        q, k, v = attn.turned(raw, shared.rope, fused=self.fused)
         attended = shared.attention(q, k, v, shared.mask).flatten(2)
         del q, k, v
         if in_one:
