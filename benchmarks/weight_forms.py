@@ -60,10 +60,14 @@ MIDDLE = replace(
     num_single_layers=8,
     rope_axes_dim=(16, 24, 24),
 )
-FP8_ATTENTION = AttentionBackend("fp8", lambda q, k, v, _: simulated(q, k, v), lambda _: None)
-PLAIN_FP8 = AttentionBackend(
-    "fp8, K as it is", lambda q, k, v, _: simulated(q, k, v, smooth=False), lambda _: None
+FP8_ATTENTION = AttentionBackend("cudnn-fp8", lambda q, k, v, _: simulated(q, k, v), lambda _: None)
+WIDE_OUT = AttentionBackend(
+    "fp8, result not", lambda q, k, v, _: simulated(q, k, v, narrow_out=False), lambda _: None
 )
+PLAIN_FP8 = AttentionBackend(
+    "cudnn-fp8, K as it is", lambda q, k, v, _: simulated(q, k, v, smooth=False), lambda _: None
+)
+ATTENTIONS = (FP8_ATTENTION, WIDE_OUT, PLAIN_FP8)
 
 
 def main() -> int:
@@ -119,7 +123,7 @@ def random_model() -> dict[str, dict[str, float]]:
 
     exact = step(fresh())
     found = {"bfloat16": {"error": relative(step(fresh().bfloat16()), exact)}}
-    for attention in (FP8_ATTENTION, PLAIN_FP8):
+    for attention in ATTENTIONS:
         found[f"{attention.name} attention"] = {"error": relative(step(fresh(), attention), exact)}
     for name in FORMS:
         model = fresh()
@@ -153,7 +157,7 @@ def bundled_model() -> dict[str, dict[str, float]]:
             row[f"sigma {sigma:.2f}"] = relative(got, exact)
         return row
 
-    found = {f"{a.name} attention": errors(model, a) for a in (FP8_ATTENTION, PLAIN_FP8)}
+    found = {f"{a.name} attention": errors(model, a) for a in ATTENTIONS}
     for name in FORMS:
         other = load_backbone(BUNDLED_FOLDER / "dit.safetensors")
         quantize(other, name)
@@ -166,9 +170,15 @@ def videos() -> dict[str, dict[str, float]]:
     model = load_backbone(BUNDLED_FOLDER / "dit.safetensors")
     exact = make_video(model, seconds=2, steps=12)
     found: dict[str, dict[str, float]] = {}
-    for name in FORMS:
+    for name in ("bfloat16", *FORMS, "cudnn-fp8 attention", "int8 and cudnn-fp8 attention"):
         other = load_backbone(BUNDLED_FOLDER / "dit.safetensors")
-        quantize(other, name)
+        form = name.removesuffix("cudnn-fp8 attention").removesuffix(" and ")
+        if form == "bfloat16":
+            other = other.bfloat16()
+        elif form:
+            quantize(other, form)
+        if form != name:
+            other.attention = FP8_ATTENTION
         got = make_video(other, seconds=2, steps=12)
         each = [psnr(a, b) for a, b in zip(got, exact, strict=True)]
         found[name] = {"PSNR": sum(each) / len(each), "worst frame": min(each)}
@@ -190,7 +200,8 @@ def make_video(backbone: Any, seconds: float, steps: int) -> list[torch.Tensor]:
     """Frames (h, w, 3), float, of the example's video by this backbone."""
     picture = BUNDLED_FOLDER / "example.jpg"
     files = locate("bundled")
-    components = load_components(files, Runtime.of("cpu", "float32"))
+    dtype = "bfloat16" if backbone.dtype == torch.bfloat16 else "float32"
+    components = load_components(files, Runtime.of("cpu", dtype))
     components.loaders = replace(components.loaders, backbone=lambda: backbone)
     request = GenerationRequest(prompt="pan left", seconds=seconds, steps=steps, size="128", crf=4)
     with tempfile.TemporaryDirectory() as folder:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recurvid.ops.attention.reference import attend as exact
-
 E4M3 = torch.float8_e4m3fn
 E4M3_MAX = 448.0
 
@@ -51,11 +49,22 @@ def to_e4m3(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x.float() / factor).clamp(-E4M3_MAX, E4M3_MAX).to(E4M3), factor
 
 
-def simulated(q: Tensor, k: Tensor, v: Tensor, *, smooth: bool = True) -> Tensor:
-    """Attention with q, k, v rounded to fp8 as the kernel does, everything after that exact.
+def simulated(
+    q: Tensor, k: Tensor, v: Tensor, *, smooth: bool = True, narrow_out: bool = True
+) -> Tensor:
+    """Attention with everything rounded to fp8 as ``cudnn-fp8`` does, in plain torch.
 
-    The kernel rounds the softmax's weights too: this is the lower bound of its error.
+    q and k by a fixed factor, V around its mean by a factor a channel, the softmax's weights
+    (at most 1, their sum is taken before) and, unless not ``narrow_out``, the result. Products
+    are exact; the kernel's own sums add little to that.
     """
-    k = smoothed(k) if smooth else k
-    q8, k8, v8 = (codes.float() * factor for codes, factor in map(to_e4m3, (q, k, v)))
-    return exact(q8, k8, v8, None).to(q.dtype)
+    q8, k8 = (normed_to_e4m3(x).float() / FIXED for x in (q, smoothed(k) if smooth else k))
+    mean, reach, inner = around_mean(v)
+    v8 = (inner * E4M3_MAX).to(E4M3).float()
+    scores = torch.einsum("bqhd,bkhd->bhqk", q8, k8) * q.shape[-1] ** -0.5
+    weights = torch.exp(scores - scores.amax(dim=-1, keepdim=True))
+    total = weights.sum(dim=-1).transpose(1, 2)[..., None]
+    rounded = (weights * E4M3_MAX).to(E4M3).float() / E4M3_MAX
+    out = torch.einsum("bhqk,bkhd->bqhd", rounded, v8) / total
+    out = out.clamp(-E4M3_MAX, E4M3_MAX).to(E4M3).float() if narrow_out else out
+    return (out * (reach / E4M3_MAX) + mean).to(q.dtype)
