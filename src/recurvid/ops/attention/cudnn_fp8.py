@@ -162,5 +162,4 @@ CUDNN_FP8 = AttentionBackend(
     attend,
     Requirements(library=LIBRARY, capability=(9, 0), head_dim=128, multiple=16, grad=False),
     exact=False,
-    untested=True,
 )

@@ -26,5 +26,4 @@ SAGE = AttentionBackend(
     attend,
     Requirements(library=LIBRARY, capability=(8, 0), head_dim=128, multiple=64, grad=False),
     exact=False,
-    untested=True,
 )
