@@ -120,6 +120,7 @@ VARIANTS: dict[str, Variant] = {
     "bf16+fp8-attention": Variant("cudnn-fp8"),
     "compiled-sdpa": Variant("sdpa"),
     "eager-fused": Variant(compiled=None, fused=True),
+    "int8-eager": Variant(form="int8", compiled=None, fused=True),
     "int8-kept": Variant(form="int8", fused=True, kept=rounding_parts.EARLY),
     "int8-graph": Variant(form="int8", fused=True, graph=True),
     # By name only: they cost minutes, are slower by design, or need a library.
