@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from recurvid.models.packed_dit.blocks import Activated, JointAttention, SingleBlock
 from recurvid.models.packed_dit.model import PackedDiT
+from recurvid.ops.linear.products import scales_rows
 
 
 def compile_blocks(model: PackedDiT, *, fused: bool = True, **options: Any) -> PackedDiT:
@@ -23,6 +25,8 @@ def compile_blocks(model: PackedDiT, *, fused: bool = True, **options: Any) -> P
         options: of ``torch.compile``, such as ``backend`` or ``mode``.
     """
     fuse_products(model, on=fused)
+    # here and not where it stands: saying so imports the compiler, which takes seconds
+    torch.compiler.assume_constant_result(scales_rows)
     for block in blocks_of(model):
         block.compile(fullgraph=True, **options)
     return model

@@ -65,9 +65,11 @@ def fp8_product(
     return _finished(sums.float(), x_scale, scale, bias)
 
 
-@torch.compiler.assume_constant_result
 def scales_rows(device: torch.device) -> bool:
-    """Whether the card's library scales rows itself: Hopper and newer."""
+    """Whether the card's library scales rows itself: Hopper and newer.
+
+    Whoever compiles it says first that it is constant (``models.compiled``).
+    """
     return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
