@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -14,8 +16,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from recurvid.gui.bounds import UPLOAD, Bounds
 from recurvid.gui.gate import COOKIE, Gate, Sessions
 from recurvid.jobs.access import Access
+from recurvid.jobs.arrivals import Pace
 
 KEY, OTHER = "a key of some length", "another key of length"
 ACCESS = Access.of(KEY)
@@ -136,3 +140,68 @@ def test_a_shared_page_has_any_name():
     made = client(share=True, base="something.example")
     assert made.get("/config", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
     assert made.get("/config").status_code == 401
+
+
+def sized(**options: Any) -> TestClient:
+    async def inside(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(str(len(await request.body())))
+
+    app = Starlette(routes=[Route("/{rest:path}", inside, methods=["GET", "POST"])])
+    gate = Gate(app, Sessions(Access()), host="127.0.0.1", **options)
+    return TestClient(gate, base_url="http://localhost:7860")
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/run/predict", "/x"])
+def test_no_body_but_an_upload_may_be_large(path: str):
+    """Whatever JSON is sent is read into memory, several times over."""
+    made = sized(bounds=Bounds(upload=5000, other=1000))
+    assert made.post(path, content=b"a" * 1000).text == "1000"
+    pieces = (b"a" * 100 for _ in range(11))  # without a length
+    for body in (b"a" * 1001, pieces):
+        refused = made.post(path, content=body)
+        assert (refused.status_code, "at most 1000" in refused.text) == (413, True)
+    assert made.post(UPLOAD, content=b"a" * 1001).text == "1001"
+    assert made.post(UPLOAD, content=b"a" * 5001).status_code == 413
+
+
+def test_a_body_must_come_in_time():
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            while (await receive()).get("more_body"):
+                pass
+        except Exception:  # noqa: BLE001 - as Gradio does, which answers in its own words
+            await PlainTextResponse("a server error", 500)(scope, receive, send)
+
+    async def drip() -> dict[str, Any]:
+        await asyncio.sleep(0.05)
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    gate = Gate(app, Sessions(Access()), host="127.0.0.1", bounds=Bounds(pace=Pace(0.2, 10_000.0)))
+    headers = [(b"host", b"localhost"), (b"content-length", b"1000000")]
+    scope = {
+        "type": "http", "method": "POST", "path": UPLOAD, "headers": headers,
+        "query_string": b"", "scheme": "http", "server": ("localhost", 80),
+    }  # fmt: skip
+    asyncio.run(asyncio.wait_for(gate(scope, drip, send), 10))
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_nothing_is_uploaded_to_a_full_disk():
+    full = ["the disk is nearly full"]
+    made = sized(full=lambda: full[0])
+    refused = made.post(UPLOAD, content=b"a")
+    assert (refused.status_code, refused.text) == (507, full[0])
+    assert made.post("/gradio_api/queue/join", content=b"a").status_code == 200
+
+
+def test_no_other_site_may_frame_the_page():
+    for answer in (sized().get("/"), client().get("/config"), client().get("/login")):
+        assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-frame-options"] == "SAMEORIGIN"
+        assert answer.headers["x-content-type-options"] == "nosniff"

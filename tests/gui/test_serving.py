@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -21,6 +23,7 @@ from recurvid.generation.request import GenerationRequest
 from recurvid.gui.door import Door
 from recurvid.gui.serving import served
 from recurvid.jobs.access import Access
+from recurvid.jobs.arrivals import TimedProtocol
 from recurvid.jobs.store import JobStore
 
 KEY = "a key of some length"
@@ -85,6 +88,16 @@ def test_an_upload_stays_with_the_session_and_is_limited(page: httpx.Client, sto
     assert page.get(f"/gradio_api/file={path}").content == b"abc"
     large = b"x" * (store.limits.upload_bytes + 1)
     assert page.post("/gradio_api/upload", files={"files": ("x.jpg", large)}).status_code == 413
+
+
+def test_whoever_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(TimedProtocol, "header_seconds", 0.3)
+    with (
+        served(JobStore(tmp_path / "home"), Door(Access())) as address,
+        socket.create_connection(("127.0.0.1", urlsplit(address.local).port), 10) as silent,
+    ):
+        silent.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
+        assert silent.recv(1) == b""
 
 
 def events(page: httpx.Client) -> dict[str, dict]:

@@ -12,7 +12,7 @@ import hmac
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from recurvid.gui.bounds import UPLOAD, Bounds, Exchange
 from recurvid.gui.words import Language, language_for
 from recurvid.jobs.access import Access, needs_key
 
@@ -36,7 +37,6 @@ _REFUSED = (
     "/monitoring",
 )
 _REMOTE = re.compile(r"file[=/]\s*[a-z][a-z0-9+.-]+:", re.IGNORECASE)
-_FILE = "/gradio_api/file="
 
 
 class Sessions:
@@ -79,10 +79,22 @@ class Gate:
         host: where the page listens. On loopback, only requests to a loopback name are answered,
             so that no web site can reach the page through a name that it points here.
         share: whether a public tunnel leads here, under a name that is not known beforehand.
+        bounds: of every request.
+        full: why nothing may be uploaded now, None while there is room.
     """
 
-    def __init__(self, app: ASGIApp, sessions: Sessions, *, host: str, share: bool = False):
+    def __init__(
+        self,
+        app: ASGIApp,
+        sessions: Sessions,
+        *,
+        host: str,
+        share: bool = False,
+        bounds: Bounds | None = None,
+        full: Callable[[], str | None] = lambda: None,
+    ):
         self._app, self._sessions = app, sessions
+        self._bounds, self._full = bounds or Bounds(), full
         self._loopback_only = not needs_key(host) and not share
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,9 +105,16 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = Request(scope, receive)
-        answer = await self._answer(request)
-        await (answer or self._app)(scope, receive, send)
+        exchange = Exchange(scope, receive, send, self._bounds)
+        try:
+            request = Request(scope, exchange.receive)
+            answer = await self._answer(request) or exchange.too_large()
+            await (answer or self._app)(scope, exchange.receive, exchange.send)
+        except Exception:
+            # Gradio makes an error of its own of a body that ends early.
+            if exchange.refused is None:
+                raise
+        await exchange.close()
 
     async def _answer(self, request: Request) -> Response | None:
         path = unquote(request.url.path)
@@ -113,6 +132,8 @@ class Gate:
             return PlainTextResponse("not served here", 403)
         if not self._sessions.access.required and _comes_from_elsewhere(request):
             return PlainTextResponse("other web sites have no say here", 403)
+        if path.startswith(UPLOAD) and request.method == "POST" and (why := self._full()):
+            return PlainTextResponse(why, 507)
         return None
 
     async def _login(self, request: Request) -> Response:

@@ -33,6 +33,7 @@ from recurvid.gui.presets import Presets
 from recurvid.gui.theme import CSS, theme
 from recurvid.gui.vision import Vision
 from recurvid.gui.words import translations
+from recurvid.jobs.arrivals import MOST_CONNECTIONS, TimedProtocol
 from recurvid.jobs.store import JobStore
 from recurvid.settings import prepare_gradio
 
@@ -104,7 +105,13 @@ def application(page: Page, door: Door) -> FastAPI:
     outer = FastAPI(
         openapi_url=None,
         middleware=[
-            Middleware(Gate, page.sessions, host=door.host, share=door.share),
+            Middleware(
+                Gate,
+                page.sessions,
+                host=door.host,
+                share=door.share,
+                full=page.store.short_of_disk,
+            ),
             Middleware(CORSMiddleware, allow_origins=[]),
         ],
         routes=[*media.routes(page.store, owner)],
@@ -134,6 +141,8 @@ def application(page: Page, door: Door) -> FastAPI:
 def _settings_for(app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=TimedProtocol,
+        limit_concurrency=MOST_CONNECTIONS,
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -5,7 +5,6 @@ Plain ASGI around the whole application, so that nothing is parsed before it was
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import logging
@@ -17,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recurvid.jobs.access import Access
+from recurvid.jobs.arrivals import Pace, TimedBody, too_large
 from recurvid.server.problems import Problem, answer
 
 _LOG = logging.getLogger("recurvid.server.requests")
@@ -74,7 +74,9 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         began, status = time.monotonic(), 0
-        body = _Body(receive, scope, self.gate)
+        gate = self.gate
+        pace = Pace(gate.grace_seconds, gate.pace)
+        body = TimedBody(receive, scope, gate.most_bytes(scope["path"]), pace, Problem)
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
@@ -115,7 +117,7 @@ class Guard:
             raise Problem(400, "Content-Length: is not a number")
         most = self.gate.most_bytes(scope["path"])
         if length is not None and int(length[:20]) > most:
-            raise Problem(413, f"the body is too large; at most {most} bytes")
+            raise Problem(413, too_large(most))
 
     def _check_host(self, headers: Headers) -> None:
         names = headers.getlist("host")
@@ -153,35 +155,6 @@ def given_key(headers: Headers) -> str | None:
         except (binascii.Error, ValueError):
             return None
     return None
-
-
-class _Body:
-    """The body of one request, counted and timed while it is read."""
-
-    def __init__(self, receive: Receive, scope: Scope, gate: Gate):
-        headers = Headers(scope=scope)
-        self._receive, self._gate = receive, gate
-        self._most = gate.most_bytes(scope["path"])
-        self._began, self._bytes = time.monotonic(), 0
-        #: Whether all of it was read; where there is none, it was.
-        self.whole = (
-            "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
-        )
-
-    async def receive(self) -> Message:
-        if self.whole:  # what follows is the client going away, whenever that may be
-            return await self._receive()
-        allowed = self._gate.grace_seconds + self._bytes / self._gate.pace
-        left = self._began + allowed - time.monotonic()
-        try:
-            message = await asyncio.wait_for(self._receive(), max(left, 0.001))
-        except TimeoutError:
-            raise Problem(408, "the body came too slowly") from None
-        self._bytes += len(message.get("body", b""))
-        if self._bytes > self._most:
-            raise Problem(413, f"the body is too large; at most {self._most} bytes")
-        self.whole = not message.get("more_body", False)
-        return message
 
 
 def _log_request(scope: Scope, status: int, seconds: float) -> None:

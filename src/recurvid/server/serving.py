@@ -10,64 +10,15 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
-import h11
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from recurvid.errors import ComponentError, InputError
+from recurvid.jobs.arrivals import MOST_CONNECTIONS, TimedProtocol
 
-_HEADER_SECONDS = 15.0
 _GRACE_SECONDS = 5
-_MOST_CONNECTIONS = 1000
 _LOG = logging.getLogger(__name__)
-
-
-class TimedProtocol(H11Protocol):
-    """HTTP/1.1 that waits only so long for the headers of a request, the first and every later.
-
-    Bodies are timed by the guard.
-    """
-
-    header_seconds = _HEADER_SECONDS
-
-    def __init__(self, *arguments: Any, **named: Any):
-        super().__init__(*arguments, **named)
-        self._header_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there; its first request must follow."""
-        super().connection_made(transport)
-        self._time_headers()
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes came; stop or start the clock."""
-        super().data_received(data)
-        self._time_headers()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
-        self._stop_timer()
-        super().connection_lost(exc)
-
-    def _time_headers(self) -> None:
-        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
-            self._stop_timer()
-        elif self._header_timer is None:
-            self._header_timer = self.loop.call_later(self.header_seconds, self._too_slow)
-
-    def _stop_timer(self) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
-
-    def _too_slow(self) -> None:
-        self._header_timer = None
-        # After a request whose answer is still being made, the client owes nothing.
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -138,7 +89,7 @@ def serve(
         access_log=False,
         server_header=False,
         lifespan="on",
-        limit_concurrency=_MOST_CONNECTIONS,
+        limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=_GRACE_SECONDS,
         proxy_headers=False,
