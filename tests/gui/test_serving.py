@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from tests.gui.jobs import PICTURE
 from recurvid.errors import ComponentError, InputError
 from recurvid.generation.request import GenerationRequest
 from recurvid.gui.door import Door
+from recurvid.gui.leftovers import sweep
 from recurvid.gui.serving import served
 from recurvid.jobs.access import Access
 from recurvid.jobs.arrivals import TimedProtocol
@@ -88,6 +90,27 @@ def test_an_upload_stays_with_the_session_and_is_limited(page: httpx.Client, sto
     assert page.get(f"/gradio_api/file={path}").content == b"abc"
     large = b"x" * (store.limits.upload_bytes + 1)
     assert page.post("/gradio_api/upload", files={"files": ("x.jpg", large)}).status_code == 413
+
+
+def test_what_is_left_of_a_broken_upload_goes(
+    page: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "uploads"
+    with monkeypatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        head = "--b\r\nContent-Disposition: form-data; name=files; filename=a.png\r\n\r\nxyz"
+        answer = page.post(
+            "/gradio_api/upload",
+            content=head.encode(),
+            headers={"content-type": "multipart/form-data; boundary=b"},
+        )
+        whole = page.post("/gradio_api/upload", files={"files": ("x.jpg", b"abc")}).json()
+    assert answer.status_code == 200  # Gradio took it for a form without files
+    uploads = Path(whole[0]).parents[1]
+    (left,) = (path for path in uploads.iterdir() if path.is_file())
+    assert sweep(uploads) == []
+    assert sweep(uploads, time.time() + 3700) == [left]
+    assert Path(whole[0]).is_file()
 
 
 def test_whoever_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -27,6 +27,7 @@ from recurvid.gui.app import build
 from recurvid.gui.door import Door
 from recurvid.gui.downloads import Downloads
 from recurvid.gui.gate import Gate, Sessions
+from recurvid.gui.leftovers import swept
 from recurvid.gui.machine import Machine
 from recurvid.gui.page import Page
 from recurvid.gui.presets import Presets
@@ -67,6 +68,7 @@ def served(
     with (
         closing(_listening(door)) as listening,
         tempfile.TemporaryDirectory(prefix="recurvid-page-") as uploads,
+        swept(Path(uploads)),
     ):
         prepare_gradio(Path(uploads))
         page = Page(
