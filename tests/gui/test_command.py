@@ -38,6 +38,16 @@ def test_open_doors_are_refused_in_one_line(tmp_path: Path, options: tuple[str, 
     assert said in line
 
 
+def test_a_home_that_cannot_be_written_is_said(tmp_path: Path):
+    file = tmp_path / "file"
+    file.touch()
+    done = gui(file)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.strip().endswith(
+        "cannot be written (File exists); choose another with --home"
+    )
+
+
 def test_a_key_that_is_too_short_is_none(tmp_path: Path):
     done = gui(tmp_path, "--server", "0.0.0.0", RECURVID_API_KEY="short")
     assert done.returncode == 2

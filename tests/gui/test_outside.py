@@ -65,6 +65,8 @@ def test_the_machine_is_looked_at_once():
     drawn = models_panel.kernels(machine, ENGLISH)
     assert "&lt;no&gt;" in drawn
     assert all(form in drawn for form in models_panel.FORMS)
+    assert "cpu a cpu" in drawn
+    assert drawn.count("<caption>") == 2
     machine.look(again=True)
     wait_until(lambda: len(asked) == 2)
 
@@ -93,6 +95,19 @@ def test_a_plan_is_asked_for_and_drawn_to_scale():
     assert ENGLISH("memory.fits") in drawn
     short = models_panel.memory_plan({**PLAN, "does_not_fit": ["decode"]}, ENGLISH)
     assert "Does not fit: decode" in short
+
+
+def test_a_machine_without_a_card_is_planned_for_a_small_one():
+    asked: list[tuple[str, ...]] = []
+
+    def run(arguments):
+        asked.append(tuple(arguments))
+        if "--vram" not in arguments:
+            raise InputError("no CUDA device here; give --vram GIB")
+        return PLAN
+
+    assert Machine(run).plan("framepack", "832x480", None) is PLAN
+    assert asked[-1][-2:] == ("--vram", "6")
 
 
 @pytest.mark.parametrize(("model", "size"), [("--help", ""), ("/etc", ""), ("framepack", "; ls")])

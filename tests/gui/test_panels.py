@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("gradio", reason="the page needs the extra gui")
 
-from tests.gui.jobs import PICTURE, put
+from tests.gui.jobs import PICTURE, PLAN, put
 
 from recurvid.generation.request import GenerationRequest
 from recurvid.gui import lists
 from recurvid.gui.stage import shown_job, stage
 from recurvid.gui.timeline import state_of, timeline
 from recurvid.gui.words import LANGUAGES
-from recurvid.jobs.states import JobProgress, JobState
+from recurvid.jobs.states import JobProgress, JobState, SectionSpan
 from recurvid.jobs.store import JobStore
 
 ENGLISH = LANGUAGES["en"]
@@ -40,6 +41,14 @@ def test_the_timeline_shows_the_end_first(store: JobStore):
     assert 'style="width:25.0%"' in html, "3 of 12 steps"
     assert ENGLISH("timeline.inverted") in html
     assert "Section 1: 3.0–5.0 s, done" in html
+
+
+def test_nothing_is_to_come_before_the_first_section(store: JobStore):
+    """The start picture is frame 0 and no section's; a finished video has no gap there."""
+    plan = replace(PLAN, spans=(SectionSpan(36, 60), SectionSpan(1, 36)))
+    job = put(store, store.add(GenerationRequest(), PICTURE), JobState.DONE, plan=plan)
+    bars = re.findall(r"left:([\d.]+)%;width:([\d.]+)%", timeline(job, ENGLISH))
+    assert bars == [("60.000", "40.000"), ("0.000", "60.000")]
 
 
 def test_the_timeline_of_a_stopped_and_of_a_finished_job(store: JobStore):

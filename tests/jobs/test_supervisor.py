@@ -207,6 +207,10 @@ def test_a_second_supervisor_waits_and_takes_over(own_home: Path):
     with supervised(own_home) as second:
         time.sleep(0.5)
         assert second.workers()[0].starts == 0
+        assert second.workers()[0].alive  # for /metrics: the device has a worker
+        os.kill(pid_of(first), signal.SIGSTOP)  # even one that is silent
+        assert second.workers()[0].alive
+        os.kill(pid_of(first), signal.SIGCONT)
         id = add(store, asks()).id
         wait_for(lambda: store.get(id).state is S.DONE)
         first.stop()
@@ -214,6 +218,7 @@ def test_a_second_supervisor_waits_and_takes_over(own_home: Path):
         again = add(store, asks()).id
         wait_for(lambda: store.get(again).state is S.DONE)
         assert first.workers()[0].pid is None
+    assert not second.workers()[0].alive
 
 
 def test_a_worker_that_cannot_start_is_said(own_home: Path):

@@ -14,6 +14,7 @@ import typer
 
 from recurvid.cli.options import DEVICES, QuietOption, path
 from recurvid.cli.output import Output
+from recurvid.cli.queue_home import open_store
 from recurvid.errors import ComponentError
 from recurvid.settings import settings
 
@@ -71,7 +72,6 @@ def gui(
     # Gradio takes seconds to load.
     from recurvid.gui.serving import served
     from recurvid.gui.vision import Vision
-    from recurvid.jobs.store import JobStore
     from recurvid.jobs.supervisor import Supervisor
 
     vision = None
@@ -79,7 +79,7 @@ def gui(
         vision = Vision(here.vision_url, here.vision_model, here.vision_key)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     output = Output(False, quiet)
-    store = JobStore((home or here.home).expanduser().absolute())
+    store = open_store((home or here.home).expanduser().absolute())
     stopped = _stopped_by_signals()
     with (
         Supervisor(store.home, (device or here.device,)),

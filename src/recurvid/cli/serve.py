@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from recurvid.cli.options import DEVICES, JsonOption, path
 from recurvid.cli.output import Output
-from recurvid.errors import ComponentError, OutputError
+from recurvid.cli.queue_home import open_store
+from recurvid.errors import ComponentError
 from recurvid.settings import settings
-
-if TYPE_CHECKING:
-    from recurvid.jobs.store import JobStore
 
 DEFAULT_PORT = 7861
 _EXTRA = ("fastapi", "uvicorn", "pydantic", "python_multipart", "prometheus_client")
@@ -69,35 +67,18 @@ def serve(
     access = Access.of(settings().api_key, api_key_file)
     access.refuse_open(host, without_key=allow_open)
     place = (home or settings().home).expanduser().absolute()
-    store = _open_store(place)
+    store = open_store(place)
     with listen(host, port) as bound:
         log_to()
         address = address_of(host, bound)
         devices = tuple(device or [settings().device])
         with Supervisor(place, devices, store.limits, json_logs=True) as supervisor:
             service = Service(
-                store, lambda: {one.device: one.pid is not None for one in supervisor.workers()}
+                store, lambda: {one.device: one.alive for one in supervisor.workers()}
             )
             hosts = None if needs_key(host) else LOOPBACK_NAMES | {host.lower()}
             app = create_app(service, gate_for(service, access, hosts))
             run(app, bound, service.stopping, lambda: _announce(output, address, place))
-
-
-def _open_store(home: Path) -> JobStore:
-    """The queue below a folder.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    from recurvid.jobs.store import JobStore
-
-    try:
-        return JobStore(home)
-    except OSError as error:
-        raise OutputError(
-            f"home {str(home)!r}: cannot be written ({error.strerror or error}); "
-            "choose another with --home"
-        ) from None
 
 
 def _announce(output: Output, address: str, home: Path) -> None:

@@ -349,6 +349,12 @@ def _on_models(page: Page, tabs: Tabs) -> None:
     def look_again() -> None:
         page.machine.look(again=True)
 
+    models = tabs.models
+
+    def first_plan(drawn: str | None, model: str, size: str, vram: str, request: gr.Request) -> Any:
+        return gr.skip() if drawn else models.draw_plan(model, size, vram, request)
+
     tabs.models_tab.select(look, None, None, **QUIET)
+    tabs.models_tab.select(first_plan, [models.plan, *models.planned], models.plan, **BUSY)
     tabs.create.how_drawer.expand(look, None, None, **QUIET)
     tabs.models.look.click(look_again, None, None, **QUIET)

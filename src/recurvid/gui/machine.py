@@ -18,6 +18,7 @@ from recurvid.generation.request import parse_size
 
 Run = Callable[[Sequence[str]], dict[str, Any]]
 _SECONDS = 180.0
+_SMALL_CARD = 6.0
 
 
 def ask_doctor(arguments: Sequence[str]) -> dict[str, Any]:
@@ -81,6 +82,9 @@ class Machine:
     def plan(self, model: str, size: str, vram: float | None) -> dict[str, Any]:
         """The memory plan of a model, as ``cli.memory_picture.placement_json`` has it.
 
+        Args:
+            vram: GiB of the card; None for this machine's, or a small one where there is none.
+
         Raises:
             InputError: a model, size or amount that cannot be planned for.
         """
@@ -88,8 +92,13 @@ class Machine:
             raise InputError(f"model {model[:40]!r} is unknown; one of {', '.join(KNOWN)}")
         sides = parse_size(size or "832x480")
         text = f"{sides}" if isinstance(sides, int) else f"{sides[0]}x{sides[1]}"
-        card = [] if vram is None else ["--vram", f"{vram:g}"]
-        return self._run(["--model", model, "--size", text, *card])
+        asked = ["--model", model, "--size", text]
+        if vram is None:
+            try:
+                return self._run(asked)
+            except InputError:  # no card here
+                vram = _SMALL_CARD
+        return self._run([*asked, "--vram", f"{vram:g}"])
 
     def _look(self) -> None:
         try:

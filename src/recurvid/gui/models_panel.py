@@ -166,13 +166,18 @@ def kernels(machine: Machine, language: Language) -> str:
     forms = "".join(
         f"<tr><th>{name}</th><td>{escape(language(f'form.{name}'))}</td></tr>" for name in FORMS
     )
-    devices = ", ".join(
-        str(device["name"] or device["device"]) for device in machine.found.get("devices", ())
+    devices = " · ".join(
+        " ".join(str(device[key]) for key in ("device", "name") if device[key])
+        for device in machine.found.get("devices", ())
     )
-    return (
-        f'{why}<p class="rv-facts">{escape(devices)}</p><table class="rv-kernels"><tbody>{rows}'
-        f"{forms}</tbody></table>"
-    )
+    attention = _table(language("how.attention"), rows)
+    weights = _table(language("how.weights"), forms)
+    return f'{why}<p class="rv-facts">{escape(devices)}</p>{attention}{weights}'
+
+
+def _table(title: str, rows: str) -> str:
+    caption = f"<caption>{escape(title)}</caption>"
+    return f'<table class="rv-kernels">{caption}<tbody>{rows}</tbody></table>'
 
 
 def _gib(size: int) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from recurvid.checkpoints.known import KNOWN
 from recurvid.gui import models_panel
@@ -16,11 +18,19 @@ from recurvid.gui.words import word
 
 @dataclass(frozen=True)
 class ModelsTab:
-    """Its components."""
+    """Its components.
+
+    Attributes:
+        planned: what a memory plan is drawn from, by ``draw_plan``.
+    """
 
     cards: gr.HTML
     kernels: gr.HTML
     look: gr.Button
+    draw: gr.Button
+    planned: list[Component]
+    plan: gr.HTML
+    draw_plan: Callable[..., Any]
 
 
 def build(page: Page) -> ModelsTab:
@@ -55,5 +65,6 @@ def build(page: Page) -> ModelsTab:
 
         return told(draw, gr.skip())
 
-    draw.click(drawn, [model, size, vram], plan, concurrency_limit=2, **BUSY)
-    return ModelsTab(cards, kernels, look)
+    asked: list[Component] = [model, size, vram]
+    draw.click(drawn, asked, plan, concurrency_limit=2, **BUSY)
+    return ModelsTab(cards, kernels, look, draw, asked, plan, drawn)

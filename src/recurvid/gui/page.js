@@ -89,6 +89,16 @@
 		);
 	}
 
+	// On a phone the stage lies below the form: whoever presses Generate wants to see it.
+	if (!window.recurvidPanel) {
+		document.addEventListener("click", (event) => {
+			if (!event.target.closest?.("#generate")) return;
+			const stage = document.querySelector("#stage");
+			const gentle = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+			if (stage && stage.getBoundingClientRect().top > innerHeight) setTimeout(() => stage.scrollIntoView({ behavior: gentle }), 400);
+		});
+	}
+
 	document.documentElement.lang = navigator.language || "en";
 	window.recurvidPanel = (element, trigger) => {
 		element.dataset.ready = "1";

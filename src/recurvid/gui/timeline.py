@@ -44,6 +44,8 @@ def _bar(job: Job, number: int, language: Language) -> str:
     assert job.plan is not None
     span, frames = job.plan.spans[number], job.plan.frames
     start, stop = min(span.start, frames), min(span.stop, frames)
+    if span.start == min(other.start for other in job.plan.spans):
+        start = 0  # the start picture itself is no section's work, and nothing is to come there
     state = state_of(job, number)
     title = language(
         "timeline.section",

@@ -46,12 +46,14 @@ class WorkerState:
     Attributes:
         pid: None while none of ours runs: it is about to be started, or belongs to the supervisor
             of another process.
+        alive: whether the device has a worker, ours or another process's.
         starts: how often it was started by this supervisor.
         last_end: how the one before ended; "" for none.
     """
 
     device: str
     pid: int | None
+    alive: bool
     starts: int
     last_end: str
 
@@ -211,7 +213,12 @@ class _Post:
         """For whoever asks."""
         process = self._process
         pid = None if process is None or process.returncode is not None else process.pid
-        return WorkerState(self.device, pid, self._starts, self._last_end)
+        alive = pid is not None
+        if not self._is_ours:
+            # Whoever has the slot is a worker that somebody else looks after.
+            with held(self._store.home, self.slot) as free:
+                alive = not free
+        return WorkerState(self.device, pid, alive, self._starts, self._last_end)
 
     def _start(self) -> None:
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE)
