@@ -261,7 +261,9 @@ class SingleBlock(nn.Module):
             raw = several(y, attn.to_q, attn.to_k, attn.to_v)
             hidden = linear_gelu(self.proj_mlp, y)
         else:
-            *raw, hidden = several(y, attn.to_q, attn.to_k, attn.to_v, self.proj_mlp)
+            # popped, since unpacking with a star makes a tuple of it under torch 2.11's compiler
+            raw = several(y, attn.to_q, attn.to_k, attn.to_v, self.proj_mlp)
+            hidden = raw.pop()
             hidden = hidden if in_one else F.gelu(hidden, approximate="tanh")
         # What is done with is let go at once: here is where a step needs the most memory.
         del y
