@@ -52,10 +52,30 @@ def test_never_more_than_slots_live(kind: str):
 
 def stream_bytes(stream, slots: int) -> int:
     """Written out: LayerNorm of 20, 6x20 and 20x6 linears, 6 numbers; each in steps of 256."""
-    big, resident_big = 512 + 256 + 256 + 256 + 512 + 256 + 256, 2304
-    placed = len(stream._placed)
+    big = 512 + 256 + 256 + 256 + 512 + 256 + 256
     assert big == 2304
-    return slots * big + placed * resident_big
+    return (slots + len(stream.resident)) * big
+
+
+@KINDS
+def test_room_is_taken_once_and_before_anything_is_computed(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Blocks that came one by one would lie among activations and leave gaps between them."""
+    model, twin, stream = streamed(kind, resident=(0, 1, 4, 6), slots=2)
+    taken: list[int] = []
+    empty = stream._empty
+    monkeypatch.setattr(stream, "_empty", lambda size: taken.append(size) or empty(size))
+    blocks = iter(twin.first)
+    next(blocks)
+    small = 7 * 256  # with 9 hidden numbers
+    assert taken == [2 * 2304 + 2 * small + 2 * 2304] == [stream.device_bytes]
+    blocks.close()  # gives all of it back
+    for _ in range(2):
+        assert twin(torch.ones(6)).equal(model(torch.ones(6)))
+    assert len(taken) == 2
+    pieces = {block.up.weight.untyped_storage().data_ptr() for block in list(twin.first)[:2]}
+    assert len(pieces) == 1
 
 
 def test_next_block_is_copied_before_this_one_is_handed_out():

@@ -156,6 +156,7 @@ class BlockStream:
         ]
         self._resident = set(resident)
         self._placed: dict[int, Tensor] = {}
+        self._reserved: dict[int, Tensor] = {}
         self._free: list[tuple[Tensor, Mark]] | None = None
         self._loaded: dict[int, tuple[Tensor, Mark]] = {}
         self._running: set[int] = set()
@@ -174,7 +175,8 @@ class BlockStream:
     def device_bytes(self) -> int:
         """Bytes of buffers on the device."""
         slots = [flat for flat, _ in (*(self._free or ()), *self._loaded.values())]
-        return sum(len(flat) for flat in (*slots, *self._placed.values()))
+        kept = (*self._placed.values(), *self._reserved.values())
+        return sum(len(flat) for flat in (*slots, *kept))
 
     def visit(self, numbers: Sequence[int]) -> Iterator[nn.Module]:
         """Yield blocks, each on the device while the caller has it.
@@ -205,6 +207,7 @@ class BlockStream:
             self._set(number, self.source.at_rest(number))
         self._running.clear()
         self._placed.clear()
+        self._reserved.clear()
         self._loaded.clear()
         self._free = None
 
@@ -286,10 +289,21 @@ class BlockStream:
         return [other for other in circle if other not in self._resident][:count]
 
     def _allocate(self) -> None:
-        sizes = [x.size for i, x in enumerate(self.source.layouts) if i not in self._resident]
-        if sizes and self._free is None:
-            flats = [self._empty(max(sizes)) for _ in range(self.slots)]
-            self._free = [(flat, self._copies.computed()) for flat in flats]
+        """Room for all blocks that stay and for the buffers, in one piece.
+
+        Taken before anything is computed: blocks that come one by one would lie in what activations
+        have left, and the next ones of these would find only gaps.
+        """
+        if self._free is not None:
+            return
+        sizes = [layout.size for layout in self.source.layouts]
+        kept = sorted(self._resident)
+        slot = max((size for i, size in enumerate(sizes) if i not in self._resident), default=0)
+        buffers = [slot] * self.slots if slot else []
+        whole = self._empty(sum(sizes[i] for i in kept) + sum(buffers))
+        pieces = whole.split([*(sizes[i] for i in kept), *buffers])
+        self._reserved = dict(zip(kept, pieces, strict=False))
+        self._free = [(flat, self._copies.computed()) for flat in pieces[len(kept) :]]
 
     def _load(self, number: int) -> None:
         assert self._free is not None
@@ -308,7 +322,7 @@ class BlockStream:
     def _place(self, number: int) -> None:
         """Bring a resident block to the device, where it stays."""
         layout = self.source.layouts[number]
-        flat = self._empty(layout.size)
+        flat = self._reserved.pop(number)
         # The bytes may have served a computation that is still under way.
         self._copies.await_compute(self._copies.computed())
         copied = self._copies.copy(flat, self.arrivals.staged(number))

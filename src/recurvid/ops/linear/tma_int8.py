@@ -14,6 +14,7 @@ from torch import Tensor
 from recurvid.ops.linear.pieces import pieces
 from recurvid.ops.linear.products import int8_product
 from recurvid.ops.linear.triton_int8 import AVAILABLE, int8_fused_product, int8_linear
+from recurvid.ops.linear.tuning import time_calls
 
 HOPPER, TRITONS_LEAST = (9, 0), (8, 0)
 MULTIPLE = 16  # rows of both matrices must start at multiples of 16 bytes
@@ -76,7 +77,7 @@ if AVAILABLE:
 
     # A prompt's length changes the number of rows: neither that nor a multiple of 16 in it may
     # compile or measure anew, so tiles are chosen by its power of two.
-    @triton.autotune(configs=CONFIGS, key=["power", "n", "k"])
+    @triton.autotune(configs=CONFIGS, key=["power", "n", "k"], do_bench=time_calls)
     @triton.jit(do_not_specialize=["m", "power"])
     def tma_kernel(  # noqa: PLR0913, D103
         x, weight, x_scale, scale, bias, out, m, n, k, power, BIAS: tl.constexpr,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from recurvid.ops.linear.products import int8_product
 from recurvid.ops.linear.rounding import E4M3
+from recurvid.ops.linear.tuning import time_calls
 
 AVAILABLE = find_spec("triton") is not None
 
@@ -38,7 +39,7 @@ if AVAILABLE:
         for m, n, k, stages, warps in TILES
     ]
 
-    @triton.autotune(configs=CONFIGS, key=["power", "n", "k"])
+    @triton.autotune(configs=CONFIGS, key=["power", "n", "k"], do_bench=time_calls)
     @triton.jit(do_not_specialize=["m", "power"])
     def int8_kernel(  # noqa: PLR0913, D103 - a kernel's signature is its data
         x, x_scale, weight, scale, bias, out, m, n, k, power,
