@@ -56,7 +56,8 @@ def main() -> int:
     write_weights(args.work / ("tiny" if args.tiny else "full"), tiny=args.tiny)
     cuda = args.device == "cuda"
     hog = Hog(args.vram) if cuda and not args.no_hog else None
-    before = free_bytes() if cuda else 0
+    # What the other process saw last is what this run finds; without one, ask.
+    before = hog.free if hog is not None else free_bytes() if cuda else 0
     try:
         command = [sys.executable, __file__, *sys.argv[1:], "--child"]
         command += ["--free-before", str(before)]
@@ -120,8 +121,8 @@ class Hog:
         self.process = subprocess.Popen(
             [sys.executable, "-c", HOG, str(vram)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        line = self.process.stdout.readline()
-        print(f"  another process holds the card; {int(line) / GIB:.2f} GiB are free", flush=True)
+        self.free = int(self.process.stdout.readline())
+        print(f"  another process holds the card; {self.free / GIB:.2f} GiB are free", flush=True)
 
     def close(self) -> None:
         self.process.stdin.close()
@@ -129,15 +130,26 @@ class Hog:
 
 
 def free_bytes() -> int:
-    """Free on the card, asked by another process, so that this one opens no context."""
-    text = "import torch; print(torch.cuda.mem_get_info()[0])"
-    first = int(subprocess.check_output([sys.executable, "-c", text]))
-    # The asking process has a context of its own, which is gone when the run begins.
+    """Free on the card that torch calls the first, asked by another process.
+
+    So this one opens no context; the asking one's, which is gone when the run begins, is not
+    counted where the driver's own tool can be asked about the same card.
+    """
+    text = "import torch; print(torch.cuda.mem_get_info()[0]); "
+    text += "print(torch.cuda.get_device_properties(0).uuid)"
+    first, card = subprocess.check_output([sys.executable, "-c", text], text=True).split()
+    return max(int(first), free_by_driver(card) or 0)
+
+
+def free_by_driver(card: str) -> int | None:
+    """Free bytes of the card of this UUID, whatever CUDA_VISIBLE_DEVICES says; None: unknown."""
+    query = ["nvidia-smi", "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits"]
     try:
-        query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-        return max(first, int(subprocess.check_output(query).split()[0]) * 2**20)
-    except (OSError, ValueError, subprocess.CalledProcessError):
-        return first
+        lines = subprocess.check_output(query, text=True).splitlines()
+        free = {line.split(",")[0].strip(): line.split(",")[1] for line in lines}
+        return next((int(mib) * 2**20 for uuid, mib in free.items() if uuid.endswith(card)), None)
+    except (OSError, ValueError, IndexError, subprocess.CalledProcessError):
+        return None
 
 
 # Random weights on disk
@@ -432,7 +444,8 @@ def report(args: argparse.Namespace) -> int:
         of_phase = peaks.setdefault(sample["phase"], {})
         parts = ("anonymous", "shared", "host_allocator")
         sample["process"] = sum(sample.get(name, 0) for name in parts)
-        for name in ("reserved", "device", "process", *parts, "file", "swap"):
+        sample["beside"] = max(0, sample.get("device", 0) - sample.get("reserved", 0))
+        for name in ("reserved", "device", "beside", "process", *parts, "file", "swap"):
             gib = sample.get(name, 0) / GIB
             of_phase[f"{name}_gib"] = round(max(of_phase.get(f"{name}_gib", 0.0), gib), 3)
     names = sorted({name for values in peaks.values() for name in values})
@@ -451,6 +464,7 @@ def report(args: argparse.Namespace) -> int:
         "date": datetime.date.today().isoformat(),
         "torch": torch.__version__,
         "card": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+        "command": " ".join(["python benchmarks/memory_cap.py", *sys.argv[1:]]),
         "peaks": overall, "peaks_by_phase": peaks, "limits": limits, "exceeded": exceeded,
         "samples": len(samples), "step_seconds_median": steps[len(steps) // 2] if steps else None,
         **result,
