@@ -1,13 +1,16 @@
 """One command from a fresh checkout: set everything up, then do something with it.
 
     python3 run.py demo    make .venv, install, turn the example picture into a video
+    python3 run.py gui     make .venv, install, open the page in a browser
+    python3 run.py serve   make .venv, install, serve the API
     python3 run.py test    make .venv, install with the tools for development, run the tests
     python3 run.py check   the same set-up, then ruff, pyright and the import rules
-    python3 run.py setup   the set-up of `demo` alone (--dev: that of `test`)
+    python3 run.py setup   the set-up of `demo` alone (--gui, --server, --dev: of those)
     python3 run.py plan    say which build of PyTorch this machine gets, and why; change nothing
 
 On Windows: `py run.py demo`. Words after the command go on to what it starts
-(`python3 run.py demo --prompt "zoom in"`, `python3 run.py test tests/packing`).
+(`python3 run.py demo --prompt "zoom in"`, `python3 run.py gui --port 8000`,
+`python3 run.py test tests/packing`).
 `--torch LABEL`, before them, takes another build of PyTorch: cpu, cu126, cu128, cu130, rocm7.1,
 xpu, ..., or `default` for whatever the package index holds.
 
@@ -22,6 +25,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -40,6 +44,9 @@ TORCH_INDEX = "https://download.pytorch.org/whl/"
 EXAMPLE = "examples/valley.jpg"
 DEMO = ("generate", EXAMPLE, "--prompt", "pan left", "--seconds", "6")
 DEMO_OUT = "recurvid-out/valley.mp4"
+
+EXTRAS = {"gui": "gui", "serve": "server"}  # command -> the extra that it needs
+COMMANDS = ("demo", "gui", "serve", "test", "check", "setup", "plan")
 
 
 class SetupError(Exception):
@@ -312,12 +319,15 @@ def install_torch(
     )
 
 
-def install_package(environment: Environment, torch_version: str, dev: bool) -> None:
+def install_package(
+    environment: Environment, torch_version: str, dev: bool, extras: Sequence[str] = ()
+) -> None:
     """Install RecurVid itself, editable, without letting pip touch the torch that stands."""
     constraints = environment.folder / "recurvid-constraints.txt"
     tested = (environment.root / "constraints.txt").read_text(encoding="utf-8")
     constraints.write_text(f"{tested}\ntorch=={torch_version}\n", encoding="utf-8")
-    package = ".[gui,server]" if dev else "."
+    extras = sorted(EXTRAS.values()) if dev else extras
+    package = f".[{','.join(extras)}]" if extras else "."
     arguments = ["install", "--quiet", "--constraint", str(constraints), "--editable", package]
     if dev:
         arguments += ["--group", "dev"]
@@ -325,8 +335,15 @@ def install_package(environment: Environment, torch_version: str, dev: bool) -> 
         raise SetupError("the installation stopped; the lines above say why")
 
 
-def set_up(environment: Environment, *, dev: bool, torch_label: str | None) -> None:
-    """Bring .venv to what ``demo`` (or, with ``dev``, ``test``) needs; quick when it is there."""
+def set_up(
+    environment: Environment, *, dev: bool, torch_label: str | None, extras: Sequence[str] = ()
+) -> None:
+    """Bring .venv to what a command needs; quick when it is there.
+
+    Args:
+        dev: with the tools for development and every extra.
+        extras: of the package; those of earlier set-ups stay.
+    """
     gpus, problem = ([], "") if torch_label else probe_gpus()
     build = requested_build(torch_label) or choose_build(
         platform.system(), platform.machine(), gpus, problem
@@ -334,7 +351,9 @@ def set_up(environment: Environment, *, dev: bool, torch_label: str | None) -> N
     wanted = {"fingerprint": fingerprint(environment.root), "torch": build.label}
     works = environment.works()
     stamp = environment.read_stamp() if works else {}
-    if all(stamp.get(key) == value for key, value in wanted.items()) and stamp.get("dev", 0) >= dev:
+    there = set(EXTRAS.values()) if stamp.get("dev") else set(stamp.get("extras", ()))
+    same = all(stamp.get(key) == value for key, value in wanted.items())
+    if same and stamp.get("dev", 0) >= dev and there.issuperset(extras):
         return
     began = time.monotonic()
     if not works:
@@ -348,8 +367,9 @@ def set_up(environment: Environment, *, dev: bool, torch_label: str | None) -> N
         + (", with the tools for development" if dev else "")
         + " (minutes)"
     )
-    install_package(environment, version, dev)
-    stamp = {**wanted, "dev": int(dev), "root": str(environment.root)}
+    extras = sorted(there.union(extras))
+    install_package(environment, version, dev, extras)
+    stamp = {**wanted, "dev": int(dev), "extras": extras, "root": str(environment.root)}
     environment.stamp.write_text(json.dumps(stamp), encoding="utf-8")
     say(f"set up in {time.monotonic() - began:.0f} s")
 
@@ -373,6 +393,25 @@ def demo(environment: Environment, rest: Sequence[str]) -> int:
     command = [str(environment.python), "-m", "recurvid", *DEMO, *out, *rest]
     say("recurvid " + " ".join(f'"{a}"' if " " in a else a for a in command[3:]))
     return subprocess.run(command, cwd=environment.root).returncode
+
+
+def gui(environment: Environment, rest: Sequence[str]) -> int:
+    """The page, in a browser, until Ctrl-C."""
+    return _recurvid(environment, ["gui", "--inbrowser", *rest])
+
+
+def serve(environment: Environment, rest: Sequence[str]) -> int:
+    """The API, until Ctrl-C."""
+    return _recurvid(environment, ["serve", *rest])
+
+
+def _recurvid(environment: Environment, arguments: Sequence[str]) -> int:
+    # Ctrl-C reaches both: it is the other's to end in order, and ours to wait for that.
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        return subprocess.run([str(environment.python), "-m", "recurvid", *arguments]).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test(environment: Environment, rest: Sequence[str]) -> int:
@@ -416,7 +455,7 @@ def plan(torch_label: str | None) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Read the command, set up, do it."""
-    if not arguments or arguments[0] not in ("demo", "test", "check", "setup", "plan"):
+    if not arguments or arguments[0] not in COMMANDS:
         print(__doc__)
         return 0 if arguments and arguments[0] in ("-h", "--help", "help") else 2
     command, *rest = arguments
@@ -429,10 +468,14 @@ def main(arguments: Sequence[str]) -> int:
         return plan(label)
     environment = Environment(ROOT)
     dev = command in ("test", "check") or (command == "setup" and "--dev" in rest)
-    set_up(environment, dev=dev, torch_label=label)
+    extras = [EXTRAS[command]] if command in EXTRAS else []
+    if command == "setup":
+        extras = [extra for extra in EXTRAS.values() if f"--{extra}" in rest]
+    set_up(environment, dev=dev, torch_label=label, extras=extras)
     if command == "setup":
         return 0
-    return {"demo": demo, "test": test, "check": check}[command](environment, rest)
+    starts = {"demo": demo, "gui": gui, "serve": serve, "test": test, "check": check}
+    return starts[command](environment, rest)
 
 
 if __name__ == "__main__":

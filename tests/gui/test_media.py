@@ -53,10 +53,23 @@ def test_a_video_can_be_read_in_parts_and_downloaded_under_its_title(store: JobS
 def test_what_is_not_there_is_not_found(store: JobStore):
     job = store.add(GenerationRequest(), PICTURE)
     assert address(store, job, "preview") is None
-    for path in (f"{job.id}/preview", f"{job.id}/video", f"{job.id}/request", "video_0/video",
+    for path in (f"{job.id}/previews", f"{job.id}/video", f"{job.id}/request", "video_0/video",
                  f"{job.id}/..", f"{job.id}/%2e%2e%2fjobs.sqlite3", "../jobs.sqlite3/video",
                  f"{job.id}/picture.png", f"{job.id}%2f..%2f{job.id}/picture"):  # fmt: skip
         assert client(store).get(f"/media/{path}").status_code == 404, path
+
+
+def test_a_preview_that_went_meanwhile_is_a_still(store: JobStore):
+    """The page asks a moment after the job has ended; that is no error on its console."""
+    job = store.add(GenerationRequest(), PICTURE)
+    answer = client(store).get(f"/media/{job.id}/preview?v=1")
+    assert answer.content == store.picture(job.id).read_bytes()
+    assert answer.headers["content-type"] == "image/png"
+    put(store, job, JobState.DONE, files=("thumbnail.webp",))
+    answer = client(store).get(f"/media/{job.id}/preview?v=1")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
+    put(store, job, JobState.RUNNING, files=("preview.webp",))
+    assert client(store).get(f"/media/{job.id}/preview").content.startswith(b"some bytes")
 
 
 def test_others_jobs_are_not_found_and_strangers_stay_out(store: JobStore):

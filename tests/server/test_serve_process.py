@@ -162,7 +162,7 @@ def test_two_servers_share_a_home(tmp_path: Path):
         url = f"{first['address']}/metrics"
         while 'alive{device="auto"} 1.0' not in httpx.get(url).text and time.monotonic() < until:
             time.sleep(0.1)
-        assert 'alive{device="auto"} 0.0' in httpx.get(f"{second['address']}/metrics").text
+        assert 'alive{device="auto"} 1.0' in httpx.get(f"{second['address']}/metrics").text
         for server in (first, second):
             assert httpx.get(f"{server['address']}/api/queue").json()["waiting"] == []
         store.close()

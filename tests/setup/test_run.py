@@ -13,6 +13,7 @@ import re
 import stat
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 from types import ModuleType
@@ -288,8 +289,10 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         record.append(build.label)  # type: ignore[attr-defined]
         return "2.13.0+cpu"
 
-    def install_package(environment: object, torch_version: str, dev: bool) -> None:
-        record.append((torch_version, dev))
+    def install_package(
+        environment: object, torch_version: str, dev: bool, extras: list[str]
+    ) -> None:
+        record.append((torch_version, dev, *extras))
 
     monkeypatch.setattr(run, "provide_pip", lambda environment: None)
     monkeypatch.setattr(run, "install_torch", install_torch)
@@ -319,7 +322,7 @@ def test_second_time_nothing_is_done(checkout: Path, installed: list[object]):
     assert installed == []
     (checkout / "constraints.txt").write_text("numpy==2.0.0\n")
     run.set_up(environment, dev=False, torch_label=None)
-    assert installed == ["cpu", ("2.13.0+cpu", False)]
+    assert installed == ["cpu", ("2.13.0+cpu", False, "gui", "server")]  # extras stay
 
 
 def test_tools_are_added_to_the_smaller_set_up(checkout: Path, installed: list[object]):
@@ -328,6 +331,23 @@ def test_tools_are_added_to_the_smaller_set_up(checkout: Path, installed: list[o
     installed.clear()
     run.set_up(environment, dev=True, torch_label=None)
     assert installed == ["cpu", ("2.13.0+cpu", True)]
+
+
+def test_extras_are_added_and_stay(checkout: Path, installed: list[object]):
+    environment = run.Environment(checkout)
+    run.set_up(environment, dev=False, torch_label=None)
+    installed.clear()
+    for extra in ("gui", "server", "gui", "server"):
+        run.set_up(environment, dev=False, torch_label=None, extras=[extra])
+    run.set_up(environment, dev=False, torch_label=None)
+    assert installed == [
+        "cpu", ("2.13.0+cpu", False, "gui"),
+        "cpu", ("2.13.0+cpu", False, "gui", "server"),
+    ]  # fmt: skip
+    run.set_up(environment, dev=True, torch_label=None)
+    installed.clear()
+    run.set_up(environment, dev=False, torch_label=None, extras=["gui"])
+    assert installed == []
 
 
 def test_interrupted_set_up_is_done_again(
@@ -405,15 +425,18 @@ def test_stray_pip_settings_do_not_leak(monkeypatch: pytest.MonkeyPatch):
 # ---- the commands ------------------------------------------------------------------------------
 
 
-def commands_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[list[str]]:
-    """What `run.py` with these arguments would start."""
+def commands_of(
+    monkeypatch: pytest.MonkeyPatch, *arguments: str, wanted: list[object] | None = None
+) -> list[list[str]]:
+    """What `run.py` with these arguments would start; the extras it wants go to ``wanted``."""
     started: list[list[str]] = []
 
     def start(command: list[str], **named: object) -> subprocess.CompletedProcess[str]:
         started.append(command)
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(run, "set_up", lambda *a, **k: None)
+    said = [] if wanted is None else wanted
+    monkeypatch.setattr(run, "set_up", lambda *a, **k: said.append(k["extras"]))
     monkeypatch.setattr(run.subprocess, "run", start)
     assert run.main(arguments) == 0
     return started
@@ -430,6 +453,27 @@ def test_demo_runs_the_main_job(monkeypatch: pytest.MonkeyPatch):
 def test_demo_keeps_a_chosen_output(monkeypatch: pytest.MonkeyPatch):
     (command,) = commands_of(monkeypatch, "demo", "--out=mine.mp4")
     assert run.DEMO_OUT not in command
+
+
+@pytest.mark.parametrize(("name", "extra"), [("gui", "gui"), ("serve", "server")])
+def test_page_and_server_need_no_activated_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str, extra: str
+):
+    wanted: list[object] = []
+    commands = commands_of(monkeypatch, name, "--port", "8000", wanted=wanted)
+    (command,) = commands
+    assert command[1:4] == ["-m", "recurvid", name]
+    assert command[-2:] == ["--port", "8000"]
+    assert ("--inbrowser" in command) is (name == "gui")
+    assert wanted == [[extra]]
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert extra in pyproject["project"]["optional-dependencies"]
+
+
+def test_setup_takes_extras(monkeypatch: pytest.MonkeyPatch):
+    wanted: list[object] = []
+    assert commands_of(monkeypatch, "setup", "--server", wanted=wanted) == []
+    assert wanted == [["server"]]
 
 
 def test_test_passes_its_words_on(monkeypatch: pytest.MonkeyPatch):
@@ -472,10 +516,12 @@ def test_constraints_leave_torch_to_the_choice():
     assert len(names) == len(set(names)) > 10
 
 
-def test_page_command_of_the_original_says_what_to_use():
+def test_page_command_of_the_original_is_the_page():
     ended = subprocess.run(
-        [sys.executable, str(ROOT / "demo_gradio.py")], capture_output=True, text=True
+        [sys.executable, str(ROOT / "demo_gradio.py"), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
-    assert ended.returncode != 0
-    assert "recurvid generate" in ended.stderr
-    assert len(ended.stderr.strip().splitlines()) == 1
+    assert ended.returncode == 0
+    assert all(option in ended.stdout for option in ("--share", "--server", "--port"))

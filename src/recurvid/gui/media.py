@@ -40,7 +40,11 @@ def routes(store: JobStore, owner: Owner) -> list[Route]:
         kind = request.path_params["kind"]
         try:
             job = store.get(request.path_params["job"], who)
+            if kind == "preview" and (look := _preview(store, job)) is not None:
+                return Response(look, media_type=KINDS[kind], headers=_headers(request))
             path = file_of(store, job, kind)
+            if kind == "preview":  # the job ended between page and picture
+                kind, path = _still(store, job)
         except UnknownJobError:
             return PlainTextResponse("not found", 404)
         if path is None or path.is_symlink() or not path.is_file():
@@ -74,13 +78,30 @@ def file_of(store: JobStore, job: Job, kind: str) -> Path | None:
     return find[kind](job.id) if kind in find else None
 
 
+def _preview(store: JobStore, job: Job) -> bytes | None:
+    """The preview at once: it is small, and replaced while it is sent."""
+    path = store.preview(job.id)
+    try:
+        return None if path is None or path.is_symlink() else path.read_bytes()
+    except OSError:
+        return None
+
+
+def _still(store: JobStore, job: Job) -> tuple[str, Path]:
+    thumbnail = store.thumbnail(job.id)
+    return ("picture", store.picture(job.id)) if thumbnail is None else ("thumbnail", thumbnail)
+
+
 def _answer(request: Request, job: Job, kind: str, path: Path) -> Response:
-    headers = {
-        "Cache-Control": "private, max-age=86400" if "v" in request.query_params else "no-store",
-        "X-Content-Type-Options": "nosniff",
-    }
     name = None
     if "download" in request.query_params:
         stem = _NOT_IN_NAMES.sub(" ", job.title.rsplit(".", 1)[0]).strip()[:60] or "video"
         name = f"{stem} {job.id[6:14]}{'.mp4' if KINDS[kind] == 'video/mp4' else path.suffix}"
-    return FileResponse(path, media_type=KINDS[kind], headers=headers, filename=name)
+    return FileResponse(path, media_type=KINDS[kind], headers=_headers(request), filename=name)
+
+
+def _headers(request: Request) -> dict[str, str]:
+    return {
+        "Cache-Control": "private, max-age=86400" if "v" in request.query_params else "no-store",
+        "X-Content-Type-Options": "nosniff",
+    }
