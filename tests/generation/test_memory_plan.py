@@ -33,7 +33,7 @@ from recurvid.latents import LatentFrames
 from recurvid.memory.budget import GIB, MemoryBudget
 from recurvid.models.packed_dit.config import PRESETS
 from recurvid.models.packed_dit.model import PackedDiT
-from recurvid.models.quantized import bears_few_bits
+from recurvid.models.quantized import rounded_in
 from recurvid.ops.attention.backend import AttentionBackend
 from recurvid.ops.linear.forms import FORMS, convert
 from recurvid.packing.kernel import Kernel
@@ -57,7 +57,9 @@ def test_sizes_of_the_13b_model():
     assert round((sum(sizes.blocks) + sizes.always) / 1e9, 1) == 18.2  # 9.08 billion in bf16
     assert round(sizes.once / 1e9, 1) == 7.6
     assert sizes.vectors == 2_224_128  # 362 vectors of 3072 in bf16
-    assert round(sum(backbone_sizes(FULL, "int8").blocks) / 1e9, 1) == 9.1
+    # In 8 bits 17 blocks of 20, and 37 of 40.
+    assert round(sum(backbone_sizes(FULL, "int8").blocks) / 1e9, 1) == 10.1
+    assert round(sum(backbone_sizes(FULL, "int8-weights").blocks) / 1e9, 1) == 9.1
 
 
 # vram, form: resident blocks of 60, slots, side of a decoder tile, decoder beside it, LLaMA layers.
@@ -72,15 +74,15 @@ def test_sizes_of_the_13b_model():
         (16, "auto", 47, 2, 256, False, 32),
         (24, "auto", 60, 0, 256, True, 32),
         (80, "auto", 60, 0, 0, True, 32),
-        (4, "int8", 4, 2, 192, False, 2),
-        (5, "int8", 11, 2, 192, False, 4),
-        (6, "int8", 19, 2, 256, False, 6),
-        (8, "int8", 38, 2, 256, False, 11),
-        (12, "int8", 60, 0, 256, False, 21),
+        (4, "int8", 0, 2, 192, False, 2),
+        (5, "int8", 1, 2, 192, False, 4),
+        (6, "int8", 10, 2, 256, False, 6),
+        (8, "int8", 29, 2, 256, False, 11),
+        (12, "int8", 53, 2, 256, False, 21),
         (16, "int8", 60, 0, 256, True, 32),
         (24, "int8", 60, 0, 256, True, 32),
         (80, "int8", 60, 0, 0, True, 32),
-        (6, "fp8", 19, 2, 256, False, 6),
+        (6, "fp8", 10, 2, 256, False, 6),
         (6, "nf4", 40, 2, 256, False, 6),
     ],
 )
@@ -160,10 +162,10 @@ def _tensors(value: object) -> list[torch.Tensor]:
 
 def test_weights_in_another_form_need_disk_once():
     made = backbone_sizes(FULL, "int8").rounded
-    assert 9.05e9 < made < 9.08e9
+    assert 8.04e9 < made < 8.06e9
     plan = plan_memory(MemoryBudget.of(6, home=5 * GIB), question(weights="int8"), kept=made)
     (line,) = plan.shortages()
-    assert "a file of 8.4 GiB, 5.0 GiB of disk are free for it" in line
+    assert "a file of 7.5 GiB, 5.0 GiB of disk are free for it" in line
     assert plan_memory(MemoryBudget.of(6, home=9 * GIB), question(), kept=made).fits
 
 
@@ -244,7 +246,7 @@ def test_the_estimate_of_work_covers_what_a_step_allocates(
     with torch.device("meta"):
         model = PackedDiT(FULL).to(torch.bfloat16)
         if form != "auto":
-            convert(model, FORMS[form], bears_few_bits)
+            convert(model, FORMS[form], rounded_in(form, FULL))
 
         def frames(count: int) -> LatentFrames:
             data = torch.empty(1, 16, count, 60, 104, dtype=torch.bfloat16)

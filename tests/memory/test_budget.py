@@ -40,10 +40,10 @@ def need(*blocks: int, weights: int = 10, work: int = 20) -> PhaseNeed:
     [
         (100, (0, 1, 2, 3), 0, 60),  # all of 10 + 10 + 5 + 5
         (60, (0, 1, 2, 3), 0, 60),
-        (59, (3,), 2, 55),  # the second small one would make 60
-        (55, (3,), 2, 55),
+        (59, (2,), 2, 55),  # the second small one would make 60
+        (55, (2,), 2, 55),
         (50, (), 2, 50),
-        (49, (3,), 1, 45),
+        (49, (2,), 1, 45),
         (44, (), 1, 40),
         (40, (), 1, 40),
     ],

@@ -29,7 +29,7 @@ from recurvid.models.compiled import compile_blocks
 from recurvid.models.packed_dit.config import PRESETS
 from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.models.packed_dit.precompute import ONCE, is_modulation, precompute
-from recurvid.models.placed import PlacedDiT, Room, Streaming, spread
+from recurvid.models.placed import PlacedDiT, Room, Streaming
 from recurvid.models.protocol import Backbone
 from recurvid.models.quantized import quantize
 from recurvid.packing.pack import PackedContext
@@ -439,9 +439,3 @@ def test_another_component_takes_the_device():
     ours, theirs = setting.both(900.0)
     assert setting.turns.current == "backbone"
     assert ours.equal(theirs)
-
-
-def test_spread():
-    assert spread(0, 40) == ()
-    assert spread(4, 40) == (0, 10, 20, 30)
-    assert spread(40, 40) == tuple(range(40))

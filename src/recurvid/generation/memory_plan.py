@@ -15,7 +15,7 @@ from recurvid.models.packed_dit.config import PRESETS, PackedDiTConfig
 from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.models.packed_dit.precompute import ONCE, is_modulation
 from recurvid.models.placed import ALWAYS
-from recurvid.models.quantized import bears_few_bits
+from recurvid.models.quantized import rounded_in
 from recurvid.ops.linear.forms import AUTO, FORMS, convert
 from recurvid.packing.schedule import PackingSchedule
 from recurvid.vae.lean_decoder import BYTES
@@ -100,7 +100,7 @@ def backbone_sizes(config: PackedDiTConfig, form: str = AUTO) -> BackboneSizes:
         model = PackedDiT(config).to(torch.bfloat16)
     rounded = 0
     if form != AUTO:
-        done = convert(model, FORMS[form], bears_few_bits)
+        done = convert(model, FORMS[form], rounded_in(form, config))
         layers = [tensors_of(model.get_submodule(name)) for name in done.names]
         rounded = sum(t.nbytes for layer in layers for n, t in layer.items() if n != "bias")
     blocks: list[int] = []

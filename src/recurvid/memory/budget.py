@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recurvid.errors import ComponentError, InputError
+from recurvid.memory.staying import staying
 
 GIB = 2**30
 #: What CUDA itself takes on the card for a process: context, kernels, library workspaces.
@@ -215,21 +216,17 @@ class Placement:
 
 
 def place_phase(need: PhaseNeed, limit: int) -> PhasePlan:
-    """As many blocks resident as fit into ``limit`` bytes, smallest first; two slots, else one."""
-    room = limit - need.weights - need.work
-    if sum(need.blocks) <= room:
-        return PhasePlan(need, tuple(range(len(need.blocks))), 0, limit)
-    order = sorted(range(len(need.blocks)), key=lambda i: (need.blocks[i], -i))
+    """As many blocks resident as fit into ``limit`` bytes, by ``staying``; two slots, else one."""
+    sizes, room = need.blocks, limit - need.weights - need.work
+    if sum(sizes) <= room:
+        return PhasePlan(need, tuple(range(len(sizes))), 0, limit)
+    choices = [staying(sizes, count) for count in range(len(sizes))]
     for slots in (2, 1):
-        best: tuple[int, ...] | None = None
-        taken = 0
-        for count in range(len(order)):
-            if taken + slots * max(need.blocks[i] for i in order[count:]) <= room:
-                best = tuple(sorted(order[:count]))
-            taken += need.blocks[order[count]]
-        if best is not None:
-            return PhasePlan(need, best, slots, limit)
-    return PhasePlan(need, (), 1 if need.blocks else 0, limit)
+        for resident in reversed(choices):
+            plan = PhasePlan(need, resident, slots, limit)
+            if plan.shortage == 0:
+                return plan
+    return PhasePlan(need, (), 1 if sizes else 0, limit)
 
 
 def place(

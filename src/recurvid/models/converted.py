@@ -24,11 +24,11 @@ from recurvid.errors import CheckpointError, ComponentError
 from recurvid.models.loading import native, skeleton
 from recurvid.models.packed_dit.config import PackedDiTConfig
 from recurvid.models.packed_dit.model import PackedDiT
-from recurvid.models.quantized import bears_few_bits
+from recurvid.models.quantized import rounded_in
 from recurvid.ops.linear.forms import AUTO, FORMS, convert
 
 #: Part of each file's name. Another number where the same weights would be rounded otherwise.
-EDITION = 1
+EDITION = 2
 #: Files that were begun so long ago were left behind by a process that is gone.
 _STALE_SECONDS = 3600
 
@@ -143,7 +143,7 @@ class Conversion:
         """The model without memory behind its tensors, in this form."""
         model = skeleton(self.config, source_name(self.source)).to(self.dtype)
         if convert_too and self.form != AUTO:
-            convert(model, FORMS[self.form], bears_few_bits)
+            convert(model, FORMS[self.form], rounded_in(self.form, self.config))
         return model
 
     def _has(self, name: str, wanted: Tensor) -> bool:
@@ -198,11 +198,12 @@ def _wide_layers(model: PackedDiT, form: str) -> dict[str, nn.Linear]:
     """Layers that a form converts, by name."""
     if form == AUTO:
         return {}
+    is_rounded = rounded_in(form, model.config)
     return {
         name: module
         for name, module in model.named_modules()
         if type(module) is nn.Linear
-        and bears_few_bits(name)
+        and is_rounded(name)
         and module.in_features % FORMS[form].multiple == 0
     }
 

@@ -17,6 +17,7 @@ from recurvid.latents import LatentFrames
 from recurvid.memory.budget import PhaseNeed, PhasePlan, place_phase
 from recurvid.memory.residency import Turns, free, is_out_of_memory
 from recurvid.memory.sources import BlockSource, MappedSource, PinnedSource, tensors_of
+from recurvid.memory.staying import staying
 from recurvid.memory.streaming import BlockStream, CopyStream, StreamedBlocks
 from recurvid.models.packed_dit.model import PackedDiT, PromptState, SectionState
 from recurvid.models.packed_dit.precompute import is_modulation, precompute
@@ -71,11 +72,6 @@ class Room:
         return place_phase(self.need, max(0, self.left() - SPARED))
 
 
-def spread(count: int, of: int) -> tuple[int, ...]:
-    """``count`` numbers below ``of``, evenly apart: copies hide behind resident neighbours."""
-    return tuple(sorted({i * of // count for i in range(count)})) if count else ()
-
-
 class PlacedDiT:
     """A Backbone over a PackedDiT whose weights rest on the host.
 
@@ -113,7 +109,7 @@ class PlacedDiT:
             blocks,
             source,
             device,
-            resident=_resident(model, streaming.resident),
+            resident=_resident(source, streaming.resident),
             slots=streaming.slots,
             patient=True,
             copies=copies,
@@ -232,7 +228,7 @@ class PlacedDiT:
         before = len(self.stream.resident), self.stream.slots
         plan = None if self._room is None else self._room.plan()
         if plan is not None and (len(plan.resident), plan.slots) < before and plan.slots:
-            self.stream.resize(_resident(self.model, len(plan.resident)), plan.slots)
+            self.stream.resize(_resident(self.stream.source, len(plan.resident)), plan.slots)
         else:
             self.stream.shrink()
         logger.warning(
@@ -249,7 +245,7 @@ class PlacedDiT:
         plan = self._room.plan()
         count = min(len(plan.resident), planned.resident)
         if plan.shortage == 0 and count > now:
-            self.stream.resize(_resident(self.model, count), max(plan.slots, planned.slots))
+            self.stream.resize(_resident(self.stream.source, count), max(plan.slots, planned.slots))
             logger.info("the device has memory again: %d blocks stay on it", count)
 
     def _precompute(
@@ -310,10 +306,6 @@ def _sources(
     return mapped, None
 
 
-def _resident(model: PackedDiT, count: int) -> Collection[int]:
-    """Which blocks stay: single-stream ones first, being half as large, so that none is wasted."""
-    doubles, singles = len(model.transformer_blocks), len(model.single_transformer_blocks)
-    if count <= singles:
-        return [doubles + i for i in spread(count, singles)]
-    rest = min(count - singles, doubles)
-    return [*spread(rest, doubles), *range(doubles, doubles + singles)]
+def _resident(source: BlockSource, count: int) -> Collection[int]:
+    """Which blocks stay: as a plan for so many counts them."""
+    return staying([layout.size for layout in source.layouts], count)
