@@ -179,6 +179,17 @@ def test_files_of_a_job(own_server: Live):
         assert len(answer.content) == int(answer.headers["content-length"]) > 0
 
 
+def test_head_tells_what_get_would(done: tuple[Live, str]):
+    server, id = done
+    for path in (f"/api/jobs/{id}/video", f"/v1/videos/{id}/content", f"/api/jobs/{id}", "/docs"):
+        whole, head = server.client.get(path), server.client.head(path)
+        told = ("content-length", "content-type", "etag")
+        assert (head.status_code, head.content) == (200, b""), path
+        assert [head.headers.get(n) for n in told] == [whole.headers.get(n) for n in told]
+    assert server.client.head(f"/api/jobs/{id}/nothing").status_code == 404
+    assert server.client.head("/api/events").status_code == 405
+
+
 @pytest.mark.parametrize(
     ("asked", "status", "span"),
     [

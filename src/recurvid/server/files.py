@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from recurvid.server.guard import HEAD
 from recurvid.server.problems import Problem, answer
 
 _PIECE = 256 * 1024
@@ -74,6 +75,8 @@ class FileAnswer(Response):
         self.headers["content-length"] = str(len(span))
         status = 206 if partial else 200
         await send({"type": "http.response.start", "status": status, "headers": self.raw_headers})
+        if scope.get(HEAD):
+            span = range(0)
         await _while_connected(receive, lambda: _pieces(file, span, send))
 
 

@@ -22,6 +22,7 @@ from recurvid.server.problems import Problem, answer
 _LOG = logging.getLogger("recurvid.server.requests")
 OPEN_ADDRESSES = ("/healthz",)
 OWNER = "recurvid.owner"
+HEAD = "recurvid.head"
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _LARGEST_JSON = 1_000_000
 _HEADERS = {
@@ -95,7 +96,7 @@ class Guard:
             except Problem as refusal:
                 await answer(refusal)(scope, receive, send_guarded)
                 return
-            await self.app(scope, body.receive, send_guarded)
+            await self.app(_as_get(scope), body.receive, send_guarded)
         finally:
             _log_request(scope, status, time.monotonic() - began)
 
@@ -125,6 +126,16 @@ class Guard:
             raise Problem(400, "Host: exactly one is needed")
         if self.gate.hosts is not None and host_name(names[0]) not in self.gate.hosts:
             raise Problem(403, "Host: this server does not answer to that name", "wrong_host")
+
+
+def _as_get(scope: Scope) -> Scope:
+    """A HEAD request as the GET that it asks about; the protocol leaves the body out.
+
+    Streams of events have no end that could be told.
+    """
+    if scope["method"] != "HEAD" or scope["path"].endswith("/events"):
+        return scope
+    return {**scope, "method": "GET", HEAD: True}
 
 
 def host_name(text: str) -> str:
