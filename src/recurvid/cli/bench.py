@@ -13,6 +13,7 @@ from recurvid.cli.options import (
     CompileOption,
     DeviceOption,
     DtypeOption,
+    ExactStepsOption,
     JsonOption,
     VramOption,
     WeightsOption,
@@ -40,6 +41,7 @@ def bench(
     attention: AttentionOption = None,
     weights: WeightsOption = None,
     compile_blocks: CompileOption = None,
+    exact_steps: ExactStepsOption = None,
     vram: VramOption = None,
     out: Annotated[
         Path | None,
@@ -50,7 +52,7 @@ def bench(
     """Make a short video without and with a step cache; show what each phase took."""
     from recurvid.checkpoints.locate import locate
     from recurvid.evaluation import bench as measure
-    from recurvid.generation.journal import Local
+    from recurvid.generation.local import EXACT_STEPS, Local
     from recurvid.generation.request import GenerationRequest
     from recurvid.generation.runtime import pick_device
 
@@ -74,6 +76,7 @@ def bench(
         attention=attention or "auto",
         weights=weights or "auto",
         compiled=bool(compile_blocks),
+        exact_steps=EXACT_STEPS if exact_steps is None else exact_steps,
     )
     output.note("making two short videos")
     rows = list(measure.bench(request, local))

@@ -18,6 +18,7 @@ from recurvid.cli.options import (
     CompileOption,
     DeviceOption,
     DtypeOption,
+    ExactStepsOption,
     JsonOption,
     OutputOption,
     QuietOption,
@@ -31,7 +32,8 @@ from recurvid.cli.stopping import says_how_to_resume
 from recurvid.errors import InputError, OutputError, RecurVidError, SessionError
 from recurvid.generation.defaults import resolved, spec_of, unresolved, video_size
 from recurvid.generation.finished import stamp
-from recurvid.generation.journal import Journal, Local
+from recurvid.generation.journal import Journal
+from recurvid.generation.local import EXACT_STEPS, Local
 from recurvid.generation.request import GenerationRequest
 from recurvid.settings import settings
 
@@ -75,6 +77,7 @@ def generate(
     attention: AttentionOption = None,
     weights: WeightsOption = None,
     compile_blocks: CompileOption = None,
+    exact_steps: ExactStepsOption = None,
     vram: VramOption = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Never touch the network (it is not needed).")
@@ -102,6 +105,7 @@ def generate(
         attention=attention or "auto",
         weights=weights or "auto",
         compiled=bool(compile_blocks),
+        exact_steps=EXACT_STEPS if exact_steps is None else exact_steps,
     )
     folder = Path(os.path.expanduser(session or _new_folder(picture))).absolute()
     if str(folder) != _as_text(str(folder)):

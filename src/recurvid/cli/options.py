@@ -67,6 +67,16 @@ CompileOption = Annotated[
         "--compile/--no-compile", help="Compile the blocks: a minute at first, then faster."
     ),
 ]
+ExactStepsOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=1000,
+        help="First and last steps of a section in which 8-bit attention (sage, cudnn-fp8) gives "
+        "way to an exact kernel (default: 1).",
+    ),
+]
 VramOption = Annotated[
     float | None,
     typer.Option(

@@ -17,6 +17,7 @@ from recurvid.cli.options import (
     CompileOption,
     DeviceOption,
     DtypeOption,
+    ExactStepsOption,
     JsonOption,
     OutputOption,
     QuietOption,
@@ -45,6 +46,7 @@ def resume(
     attention: AttentionOption = None,
     weights: WeightsOption = None,
     compile_blocks: CompileOption = None,
+    exact_steps: ExactStepsOption = None,
     vram: VramOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -54,7 +56,7 @@ def resume(
     journal = Journal.open(Path(os.path.expanduser(folder)).absolute())
     with says_how_to_resume(journal.folder):
         asked = {"device": device, "dtype": dtype, "attention": attention, "weights": weights}
-        asked |= {"compiled": compile_blocks, "vram": vram}
+        asked |= {"compiled": compile_blocks, "vram": vram, "exact_steps": exact_steps}
         before = journal.local
         _change_local(journal, out, asked, overwrite=overwrite)
         done = finished_video(journal)

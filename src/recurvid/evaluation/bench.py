@@ -26,6 +26,8 @@ from recurvid.generation.request import GenerationRequest
 PHASES = ("encode", "load", "denoise", "decode", "write")
 #: Step caches that need no calibration of the model.
 CACHES = (OFF, "teacache")
+#: What of a Local is told with the figures.
+_HOW = ("dtype", "vram", "attention", "weights", "compiled", "exact_steps")
 
 
 @dataclass
@@ -183,7 +185,7 @@ def shareable(
     """All of it as JSON that can be shown to anybody."""
     kept = ("model", "size", "steps", "seconds", "seed", "solver")
     asked: Mapping[str, Any] = {name: getattr(request, name) for name in kept}
-    how = {n: getattr(local, n) for n in ("dtype", "vram", "attention", "weights", "compiled")}
+    how = {name: getattr(local, name) for name in _HOW}
     return {
         "format": 1,
         "machine": machine(device),

@@ -23,6 +23,7 @@ from recurvid.generation.fingerprint import fingerprint
 from recurvid.generation.runtime import Runtime
 from recurvid.latents import LatentGeometry
 from recurvid.models.protocol import Backbone
+from recurvid.ops.attention.backend import AttentionBackend
 from recurvid.vae.codec import Codec
 from recurvid.vae.hunyuan import HunyuanCodec
 
@@ -92,6 +93,7 @@ class Components:
         weights: component -> its files, for the fingerprint.
         dtype: of the backbone.
         guided: whether the backbone embeds a guidance scale.
+        exact_attention: for the first and last steps, where the backbone's own kernel rounds.
     """
 
     loaders: Loaders
@@ -100,6 +102,7 @@ class Components:
     runtime: Runtime
     dtype: torch.dtype
     guided: bool
+    exact_attention: AttentionBackend | None = None
 
     @property
     def device(self) -> torch.device:

@@ -15,7 +15,7 @@ from recurvid.encoders.prompt_cache import PromptCache
 from recurvid.encoders.small import SmallEmbeds, load_small_text_encoder
 from recurvid.generation.components import BudgetLoaders, Components, EncodeText, Loaders
 from recurvid.generation.runtime import Runtime, dtype_for, side_dtype
-from recurvid.generation.tuned import attention_for, load_tuned
+from recurvid.generation.tuned import attention_for, exact_for, load_tuned
 from recurvid.latents import LatentGeometry
 from recurvid.models.loading import find_config
 from recurvid.settings import settings
@@ -39,7 +39,8 @@ def _small(files: ModelFiles, runtime: Runtime) -> Components:
     dit, vae, text = files["transformer"], files["vae"], files["text_encoder"]
     dtype = dtype_for(runtime, small=True)
     config = find_taehv_config(open_checkpoint(vae))
-    attention = attention_for(runtime, find_config(dequantized(open_checkpoint(dit))), dtype)
+    network = find_config(dequantized(open_checkpoint(dit)))
+    attention = attention_for(runtime, network, dtype)
     return Components(
         loaders=Loaders(
             text=lambda: _small_text(text),
@@ -56,6 +57,7 @@ def _small(files: ModelFiles, runtime: Runtime) -> Components:
         runtime=runtime,
         dtype=dtype,
         guided=False,
+        exact_attention=exact_for(runtime, network, dtype),
     )
 
 
@@ -108,6 +110,7 @@ def _released(files: ModelFiles, runtime: Runtime) -> Components:
         runtime=runtime,
         dtype=dtype,
         guided=config.guidance_embeds,
+        exact_attention=exact_for(runtime, config, dtype),
     )
 
 

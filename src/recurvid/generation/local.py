@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 _LONGEST = 32_768  # characters of the longest path that Windows knows
-_WORDS = {str: "text", float: "a number", bool: "true or false"}
+_WORDS = {str: "text", float: "a number", bool: "true or false", int: "a whole number"}
+#: First and last steps of a section without rounded attention, unless one asks for others.
+EXACT_STEPS = 1
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Local:
         offline: never touch the network.
         model: where the model's files are looked for, as the user said it; None for its name.
         vram: GiB of device memory to keep to; None for what is free.
-        attention, weights, compiled: how the backbone runs; see Runtime.
+        attention, weights, compiled, exact_steps: how the backbone runs; see Runtime.
     """
 
     output: str
@@ -41,6 +43,7 @@ class Local:
     weights: str = "auto"
     compiled: bool = False
     replaces: str | None = None
+    exact_steps: int = EXACT_STEPS
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Local:

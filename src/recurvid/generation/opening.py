@@ -41,6 +41,7 @@ def open_session(
         attention=local.attention,
         weights=local.weights,
         compiled=local.compiled,
+        exact_steps=local.exact_steps,
     )
     components = load_components(files, runtime)
     if journal.has("plan.json"):

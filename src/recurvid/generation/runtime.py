@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from recurvid.errors import ComponentError, InputError
+from recurvid.generation.local import EXACT_STEPS
 from recurvid.ops.attention.registry import ATTENTION
 from recurvid.ops.linear.forms import FORMS, form_named
 
@@ -24,6 +25,8 @@ class Runtime:
         attention: name of a kernel, or "auto".
         weights: form of the backbone's wide layers; "auto" is as the file has them.
         compiled: whether the backbone's blocks are compiled.
+        exact_steps: first and last steps of a section in which an 8-bit attention kernel gives way
+            to an exact one; without meaning where the kernel is exact itself.
     """
 
     device: torch.device
@@ -33,9 +36,10 @@ class Runtime:
     attention: str = "auto"
     weights: str = "auto"
     compiled: bool = False
+    exact_steps: int = EXACT_STEPS
 
     @staticmethod
-    def of(
+    def of(  # noqa: PLR0913 - what a user can choose
         device: str = "auto",
         dtype: str = "auto",
         *,
@@ -44,11 +48,13 @@ class Runtime:
         attention: str = "auto",
         weights: str = "auto",
         compiled: bool = False,
+        exact_steps: int = EXACT_STEPS,
     ) -> Runtime:
         """From the names that a user gives.
 
         Raises:
-            InputError: an unknown name of a device, number type, kernel or form of weights.
+            InputError: an unknown name of a device, number type, kernel or form of weights; less
+                than no exact steps.
             ComponentError: no such device on this machine, or a form of weights that it cannot run.
         """
         if dtype != "auto" and dtype not in DTYPES:
@@ -59,18 +65,26 @@ class Runtime:
             )
         if weights not in ("auto", *FORMS):
             raise InputError(f"weights {weights!r} are unknown; known: {', '.join(FORMS)}")
+        if exact_steps < 0:
+            raise InputError(f"exact steps: {exact_steps}; give 0 or more")
         found = pick_device(device)
         if weights != "auto":
             form_named(weights, found)
-        return Runtime(found, DTYPES.get(dtype), offline, vram, attention, weights, compiled)
+        return Runtime(
+            found, DTYPES.get(dtype), offline, vram, attention, weights, compiled, exact_steps
+        )
 
     def numerics(self) -> dict[str, str]:
         """What of it changes a video's numbers beside device and dtype, for the fingerprint."""
-        return {
+        told = {
             "attention": self.attention,
             "form of weights": self.weights,
             "compiled": "yes" if self.compiled else "no",
         }
+        # "auto" takes exact kernels only.
+        if self.attention != "auto" and not ATTENTION[self.attention].exact:
+            told["exact steps"] = str(self.exact_steps)
+        return told
 
 
 def pick_device(name: str = "auto") -> torch.device:

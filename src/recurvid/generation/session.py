@@ -15,6 +15,7 @@ from recurvid.events import Event, Finished, Progress, SectionDone
 from recurvid.generation.components import Components
 from recurvid.generation.decoding import SegmentRecorder, given_beside
 from recurvid.generation.denoising import Guidance
+from recurvid.generation.exact_ends import ExactEnds
 from recurvid.generation.fingerprint import refuse_changes
 from recurvid.generation.history import History
 from recurvid.generation.journal import Journal
@@ -30,6 +31,7 @@ from recurvid.generation.tensor_files import (
 )
 from recurvid.generation.video_plan import VideoPlan
 from recurvid.latents import LatentFrames
+from recurvid.models.protocol import Backbone
 from recurvid.sampling.noise import NOISE
 from recurvid.sampling.sigmas import dynamic_shift, flow_sigmas
 from recurvid.sampling.solvers import SOLVERS, Solver
@@ -126,7 +128,7 @@ class GenerationSession:
             else:
                 yield from self._load_backbone()
                 latents = yield from generate_section(
-                    section, history, self.components.backbone, encoded.positive, recipe
+                    section, history, self._backbone(recipe.sigmas), encoded.positive, recipe
                 )
                 save_latents(path, latents)
             latents = _together(latents, encoded.given, beside.get(section.index, []))
@@ -180,6 +182,13 @@ class GenerationSession:
             yield Progress("load", None, 0, 1)
             _ = self.components.backbone
             yield Progress("load", None, 1, 1)
+
+    def _backbone(self, sigmas: Tensor) -> Backbone:
+        parts = self.components
+        if parts.exact_attention is None:
+            return parts.backbone
+        steps = parts.runtime.exact_steps
+        return ExactEnds(parts.backbone, parts.exact_attention, steps, sigmas)
 
     def _recipe(self, negative: Conditioning | None) -> Recipe:
         plan, request = self.plan, self.plan.request

@@ -28,6 +28,20 @@ def attention_for(
     return attention_backend(runtime.attention, spec)
 
 
+def exact_for(
+    runtime: Runtime, config: PackedDiTConfig, dtype: torch.dtype
+) -> AttentionBackend | None:
+    """What attends in the first and last steps in place of a kernel that rounds; None for no other.
+
+    Raises:
+        ComponentError: as for ``attention_for``.
+    """
+    if attention_for(runtime, config, dtype).exact or runtime.exact_steps == 0:
+        return None
+    spec = AttentionSpec(runtime.device.type, dtype, config.attention_head_dim)
+    return attention_backend("auto", spec)
+
+
 def load_tuned(
     path: Path, dtype: torch.dtype, runtime: Runtime, attention: AttentionBackend
 ) -> PackedDiT:

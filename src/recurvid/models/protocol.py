@@ -59,6 +59,14 @@ class Backbone(Protocol):
 class PreparingBackbone(Protocol):
     """A Backbone that makes what depends on prompt and timestep once, for all steps of a job."""
 
-    def prepare(self, conditioning: Conditioning, timesteps: Sequence[Tensor]) -> None:
-        """Make it, unless it is there; timesteps (b,) each, 1000 * sigma."""
+    def prepare(
+        self,
+        conditioning: Conditioning,
+        timesteps: Sequence[Tensor],
+        attention: AttentionBackend | None = None,
+    ) -> None:
+        """Make it, unless it is there; timesteps (b,) each, 1000 * sigma.
+
+        ``attention`` is the kernel of the calls at these timesteps; the backbone's own where None.
+        """
         ...
