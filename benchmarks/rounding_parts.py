@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from recurvid.models.quantized import bears_few_bits
 from recurvid.ops.linear.rounding import to_e4m3
 
-#: The first blocks of each kind: an error in them passes through all that follow.
-EARLY = r"transformer_blocks\.[0-2]\."
 KINDS = {
     "qkv": r"attn\.(to_[qkv]|add_[qkv]_proj)$",
     "attention out": r"attn\.(to_out\.0|to_add_out)$",

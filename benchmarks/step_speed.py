@@ -17,6 +17,9 @@ told the most:
 4. variants: each is a model over the same weights; a row is printed as soon as it is known, and
    one step of diffusers is timed after each, so that a card that grows warm slows both.
 
+8-bit forms are those of a job: the first blocks of each kind stay in bf16. "int8-all" rounds them
+too; results of before 2026-11-26 are of that kind, whatever their name.
+
 A variant that fails says so and the next one goes on. Everything known so far is written to
 step-speed-DATE.json in $OUT (or benchmarks/results) after each variant. No variant is begun with
 less than --reserve seconds left of --seconds.
@@ -52,7 +55,7 @@ from model_parity_gpu import TINY, Bench, device_name, relative  # noqa: E402
 from recurvid.models.compiled import compile_blocks, fuse_products  # noqa: E402
 from recurvid.models.packed_dit.config import PRESETS  # noqa: E402
 from recurvid.models.packed_dit.model import PackedDiT  # noqa: E402
-from recurvid.models.quantized import quantize  # noqa: E402
+from recurvid.models.quantized import KEPT, quantize  # noqa: E402
 from recurvid.ops.attention.backend import AttentionBackend, AttentionSpec  # noqa: E402
 from recurvid.ops.attention.eight_bit import simulated  # noqa: E402
 from recurvid.ops.attention.reference import REFERENCE  # noqa: E402
@@ -91,7 +94,7 @@ class Variant:
         fused: GELU and the sum of two products in the library's own epilogue; for int8, GELU,
             joining and rounding in one kernel of ours.
         graph: whether the card gets the whole step as one recorded graph.
-        kept: layers whose names this finds stay in bf16.
+        kept: first blocks of each kind that stay in bf16; as a job has it unless said.
     """
 
     attention: str = "cudnn"
@@ -101,7 +104,7 @@ class Variant:
     prepared: bool = True
     fused: bool = False
     graph: bool = False
-    kept: str = ""
+    kept: int = KEPT
 
 
 VARIANTS: dict[str, Variant] = {
@@ -121,7 +124,7 @@ VARIANTS: dict[str, Variant] = {
     "compiled-sdpa": Variant("sdpa"),
     "eager-fused": Variant(compiled=None, fused=True),
     "int8-eager": Variant(form="int8", compiled=None, fused=True),
-    "int8-kept": Variant(form="int8", fused=True, kept=rounding_parts.EARLY),
+    "int8-all": Variant(form="int8", fused=True, kept=0),
     "int8-graph": Variant(form="int8", fused=True, graph=True),
     # By name only: they cost minutes, are slower by design, or need a library.
     "compiled-tuned": Variant(compiled="max-autotune-no-cudagraphs"),
@@ -338,13 +341,8 @@ class Run:
         model = sharing(self.bench.model)
         facts: dict[str, Any] = {"attention": variant.attention, "form": variant.form}
         if variant.form is not None:
-            whole = {n: m for n, m in model.named_modules() if type(m) is torch.nn.Linear}
-            converted = quantize(model, variant.form, self.device)
-            for name, layer in whole.items():
-                if variant.kept and re.search(variant.kept, name):
-                    parent, _, last = name.rpartition(".")
-                    setattr(model.get_submodule(parent), last, layer)
-            del whole
+            converted = quantize(model, variant.form, self.device, kept=variant.kept)
+            facts["rounded_layers"] = len(converted.names)
             facts["weights_gib"] = converted.bytes_after / GIB
             for module in model.modules():
                 if isinstance(module, EightBitLinear) and variant.product is not None:
