@@ -66,24 +66,24 @@ def test_sizes_of_the_13b_model():
 @pytest.mark.parametrize(
     ("vram", "weights", "resident", "slots", "tile", "together", "llama"),
     [
-        (4, "auto", 0, 2, 192, False, 2),
-        (5, "auto", 3, 2, 192, False, 4),
-        (6, "auto", 7, 2, 256, False, 6),
-        (8, "auto", 17, 2, 256, False, 11),
-        (12, "auto", 36, 2, 256, False, 21),
-        (16, "auto", 47, 2, 256, False, 32),
+        (4, "auto", 0, 1, 192, False, 1),
+        (5, "auto", 2, 2, 192, False, 3),
+        (6, "auto", 5, 2, 256, False, 5),
+        (8, "auto", 15, 2, 256, False, 10),
+        (12, "auto", 34, 2, 256, False, 20),
+        (16, "auto", 46, 2, 256, False, 32),
         (24, "auto", 60, 0, 256, True, 32),
         (80, "auto", 60, 0, 0, True, 32),
-        (4, "int8", 0, 2, 192, False, 2),
-        (5, "int8", 1, 2, 192, False, 4),
-        (6, "int8", 10, 2, 256, False, 6),
-        (8, "int8", 29, 2, 256, False, 11),
-        (12, "int8", 53, 2, 256, False, 21),
+        (4, "int8", 0, 1, 192, False, 1),
+        (5, "int8", 1, 2, 192, False, 3),
+        (6, "int8", 6, 2, 256, False, 5),
+        (8, "int8", 25, 2, 256, False, 10),
+        (12, "int8", 51, 2, 256, False, 20),
         (16, "int8", 60, 0, 256, True, 32),
         (24, "int8", 60, 0, 256, True, 32),
         (80, "int8", 60, 0, 0, True, 32),
-        (6, "fp8", 10, 2, 256, False, 6),
-        (6, "nf4", 40, 2, 256, False, 6),
+        (6, "fp8", 6, 2, 256, False, 5),
+        (6, "nf4", 32, 2, 256, False, 5),
     ],
 )
 def test_plans(vram, weights, resident, slots, tile, together, llama):
@@ -111,7 +111,7 @@ def test_side_by_side_everything_is_counted(vram, weights):
     assert (denoise.weights > 0.45e9) == plan.together
 
 
-@pytest.mark.parametrize(("vram", "windows"), [(4, 4), (6, 3), (8, 2), (12, 1), (24, 2), (80, 1)])
+@pytest.mark.parametrize(("vram", "windows"), [(4, 6), (6, 3), (8, 2), (12, 1), (24, 2), (80, 1)])
 def test_a_decode_gets_what_is_left(vram, windows):
     asked = question()
     plan = plan_memory(MemoryBudget.of(vram), asked)
@@ -172,7 +172,7 @@ def test_weights_in_another_form_need_disk_once():
 def test_six_gib_and_sixteen_of_memory():
     plan = plan_memory(MemoryBudget.of(6, ram=16 * GIB), question())
     assert plan.source == "mapped"
-    assert max(phase.device for phase in plan.phases) <= 4.7 * GIB
+    assert max(phase.device for phase in plan.phases) <= 4.5 * GIB
     assert plan.ram < 8 * GIB  # of the 16 that the bf16 model may take
     assert 15 * GIB < plan.cache < 17 * GIB
 
@@ -180,7 +180,7 @@ def test_six_gib_and_sixteen_of_memory():
 def test_six_gib_and_much_memory():
     plan = plan_memory(MemoryBudget.of(6, ram=48 * GIB), question())
     assert (plan.source, plan.cache) == ("pinned", 0)
-    assert 18 * GIB < plan.ram < 20 * GIB
+    assert 19 * GIB < plan.ram < 21 * GIB
 
 
 @pytest.mark.parametrize("size", [(768, 768), (704, 1280)])
@@ -195,7 +195,7 @@ def test_larger_pictures_leave_fewer_blocks(size):
 def test_what_is_too_large_is_refused_with_numbers():
     plan = plan_memory(MemoryBudget.of(4), question(height=1088, width=1920))
     (denoise,) = [line for line in plan.shortages() if line.startswith(DENOISE)]
-    assert "3.1 GiB of 4.0 GiB" in denoise
+    assert "2.9 GiB of 4.0 GiB" in denoise
 
 
 def test_odd_sizes():
