@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 PICTURE = Path(__file__).parents[2] / "examples" / "valley.jpg"
-LONG = {"prompt": "pan right", "seconds": "6", "size": "96", "steps": "60"}
+LONG = {"prompt": "pan right", "seconds": "6", "size": "96", "steps": "40"}
 # A video dropped on the page, where it was not even meant to be: on the picture.
 DROP = """text => {
     const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
@@ -151,6 +151,20 @@ def test_a_running_job_is_watched_stopped_and_continued(
     view.page.wait_for_selector("#stage .rv-badge.rv-running")
     view.page.wait_for_selector("#stage .rv-badge.rv-done")
     assert only(store).attempts == 2
+
+
+def test_the_stage_stays_in_sight_beside_a_long_form(view: Watched):
+    view.page.click("#advanced > button")
+    view.page.wait_for_selector("#field-size")
+    view.page.evaluate("window.scrollTo(0, 900)")
+    view.page.wait_for_function("scrollY > 500")
+    assert (
+        0 <= view.page.evaluate("document.querySelector('#stage').getBoundingClientRect().top") < 60
+    )
+    field = view.page.locator("#field-seed").evaluate(
+        "e => getComputedStyle(e.closest('.form')).backgroundColor"
+    )
+    assert field == "rgba(0, 0, 0, 0)", "no grey block around each field"
 
 
 def test_settings_come_back_out_of_a_dropped_video(view: Watched, store: JobStore):
