@@ -1,5 +1,7 @@
 """Writes the reference pages from the code: commands and options, exit codes, errors, settings.
 
+And the tables of other pages that are made from results or plans.
+
 .venv/bin/python docs/reference/write.py          writes the pages here
 .venv/bin/python docs/reference/write.py --check  fails if a page is not what would be written
 """
@@ -13,6 +15,7 @@ from typing import Any
 
 import typer
 from measurements import measured
+from parts import PARTS, ROOT, replaced
 
 import recurvid.errors
 import recurvid.settings
@@ -161,6 +164,14 @@ def main() -> int:
         elif not file.is_file() or file.read_text(encoding="utf-8") != made:
             print(f"{file.name} is out of date; run docs/reference/write.py")
             return 1
+    for page, name, make in PARTS:
+        file = ROOT / page
+        text = file.read_text(encoding="utf-8")
+        made = replaced(text, name, make())
+        if made != text and check:
+            print(f"{page}: the part {name!r} is out of date; run docs/reference/write.py")
+            return 1
+        file.write_text(made, encoding="utf-8", newline="\n")
     return 0
 
 
