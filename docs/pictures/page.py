@@ -48,7 +48,7 @@ def main() -> None:
             store.add(request, picture, title=title)
         until(lambda: store.counts()[JobState.DONE] == 3)
         prompt = "Mist drifts through the valley in the evening. The camera pans right, slowly."
-        store.add(GenerationRequest(prompt=prompt, seconds=9.0, size="320", steps=40), VALLEY,
+        store.add(GenerationRequest(prompt=prompt, seconds=9.0, size="256", steps=30), VALLEY,
                   title="valley at dusk")  # fmt: skip
         for seed in (1, 2):
             request = GenerationRequest(prompt="pan left, slowly", seconds=6.0, seed=seed)
@@ -78,7 +78,7 @@ def take(browser: Any, address: str) -> None:
         if tab == "Models":
             page.fill("#memory-vram textarea, #memory-vram input", "12")
             page.click("#memory-draw")
-            page.wait_for_selector("#memory-plan .rv-plan", timeout=120_000)
+            page.wait_for_selector("#memory-plan h4:has-text('12.0 GiB')", timeout=120_000)
         shot(page, f"page-{tab.lower()}")
     for name, context in (
         ("page-dark", {"locale": "en-US", "color_scheme": "dark", "viewport": DESKTOP}),

@@ -23,9 +23,8 @@ from recurvid.errors import ComponentError, InputError
 from recurvid.generation.request import GenerationRequest
 from recurvid.gui.door import Door
 from recurvid.gui.leftovers import sweep
-from recurvid.gui.serving import served
+from recurvid.gui.serving import TimedProtocol, served
 from recurvid.jobs.access import Access
-from recurvid.jobs.arrivals import TimedProtocol
 from recurvid.jobs.store import JobStore
 
 KEY = "a key of some length"

@@ -19,14 +19,13 @@ from tests.architecture.source import ROOT
 
 from recurvid.generation.request import GenerationRequest
 from recurvid.jobs.access import Access
-from recurvid.jobs.arrivals import TimedProtocol
 from recurvid.jobs.claims import Claim, Claims
 from recurvid.jobs.limits import Limits
 from recurvid.jobs.states import Job, JobPlan, JobProgress, SectionSpan
 from recurvid.jobs.store import JobStore
 from recurvid.server.app import LOOPBACK_NAMES, create_app, gate_for
 from recurvid.server.service import Service
-from recurvid.server.serving import listen
+from recurvid.server.serving import TimedProtocol, listen
 
 EXAMPLE = ROOT / "examples/valley.jpg"
 VIDEO = bytes(range(256)) * 40

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
+import h11
 import uvicorn
 from fastapi import FastAPI
 from gradio import networking
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from recurvid.errors import ComponentError
 from recurvid.gui import media
@@ -34,13 +36,19 @@ from recurvid.gui.presets import Presets
 from recurvid.gui.theme import CSS, theme
 from recurvid.gui.vision import Vision
 from recurvid.gui.words import translations
-from recurvid.jobs.arrivals import MOST_CONNECTIONS, TimedProtocol
+from recurvid.jobs.arrivals import MOST_CONNECTIONS, TimedHeaders
 from recurvid.jobs.store import JobStore
 from recurvid.settings import prepare_gradio
 
 _EVENTS_AT_ONCE = 16
 _FIRST_PORT = 7860
 _GRACE = 2
+
+
+class TimedProtocol(TimedHeaders, H11Protocol):
+    """HTTP/1.1 that waits only so long for headers."""
+
+    idle = h11.IDLE
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,19 @@
 """How requests may arrive at the server and at the page: headers and bodies in bounds, in time.
 
-Needs uvicorn, so only those two import it.
+Without the libraries that serve: each of the two brings its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-import h11
-from starlette.datastructures import Headers
-from starlette.types import Message, Receive, Scope
-from uvicorn.protocols.http.h11_impl import H11Protocol
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
 
 MOST_CONNECTIONS = 1000
 _HEADER_SECONDS = 15.0
@@ -49,13 +48,13 @@ class TimedBody:
         pace: Pace,
         refuse: Callable[[int, str], Exception],
     ):
-        headers = Headers(scope=scope)
+        headers = dict(scope["headers"])
         self._receive, self._refuse = receive, refuse
         self._most, self._pace = most, pace
         self._began, self._bytes = time.monotonic(), 0
         #: Whether all of it was read; where there is none, it was.
         self.whole = (
-            "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+            b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0"
         )
 
     async def receive(self) -> Message:
@@ -80,35 +79,39 @@ def too_large(most: int) -> str:
     return f"the body is too large; at most {most} bytes"
 
 
-class TimedProtocol(H11Protocol):
-    """HTTP/1.1 that waits only so long for the headers of a request, the first and every later.
+class TimedHeaders:
+    """Mixed into uvicorn's protocol of HTTP/1.1: waits only so long for the headers of a request.
 
-    Bodies are timed by :class:`TimedBody`.
+    The first and every later one; bodies are timed by :class:`TimedBody`.
+
+    Attributes:
+        idle: the parser's state between requests.
     """
 
     header_seconds = _HEADER_SECONDS
+    idle: Any = None
+    conn: Any
+    loop: Any
+    transport: Any
+    _header_timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, *arguments: Any, **named: Any):
-        super().__init__(*arguments, **named)
-        self._header_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         """A client is there; its first request must follow."""
-        super().connection_made(transport)
+        super().connection_made(transport)  # type: ignore[misc]
         self._time_headers()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came; stop or start the clock."""
-        super().data_received(data)
+        super().data_received(data)  # type: ignore[misc]
         self._time_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._stop_timer()
-        super().connection_lost(exc)
+        super().connection_lost(exc)  # type: ignore[misc]
 
     def _time_headers(self) -> None:
-        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+        if self.conn.their_state is not self.idle or self.transport.is_closing():
             self._stop_timer()
         elif self._header_timer is None:
             self._header_timer = self.loop.call_later(self.header_seconds, self._too_slow)
@@ -121,5 +124,5 @@ class TimedProtocol(H11Protocol):
     def _too_slow(self) -> None:
         self._header_timer = None
         # After a request whose answer is still being made, the client owes nothing.
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+        if self.conn.their_state is self.idle and not self.transport.is_closing():
             self.transport.close()

@@ -11,14 +11,22 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from recurvid.errors import ComponentError, InputError
-from recurvid.jobs.arrivals import MOST_CONNECTIONS, TimedProtocol
+from recurvid.jobs.arrivals import MOST_CONNECTIONS, TimedHeaders
 
 _GRACE_SECONDS = 5
 _LOG = logging.getLogger(__name__)
+
+
+class TimedProtocol(TimedHeaders, H11Protocol):
+    """HTTP/1.1 that waits only so long for headers."""
+
+    idle = h11.IDLE
 
 
 class _Server(uvicorn.Server):
