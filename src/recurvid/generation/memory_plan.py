@@ -36,8 +36,9 @@ _PROMPT_TOKENS, _IMAGE_TOKENS = 256, 729
 #: single-stream block (its input not counted; measured by tracking allocations on the meta
 #: device), and the block's input, the double blocks' result and the embedded tokens beside it.
 _UNITS = 18.5
-#: What lies idle in the allocator's pieces, being too small for the next tensor, in the same units:
-#: 0.30 GiB of 4.56 in a streamed step on an H100, part of it because weights lay between them.
+#: What lies idle in the allocator's pieces, being too small for the next tensor, in the same units.
+#: In a model of the allocator (tests/generation/test_memory_gaps.py) all plans for cards of 4 to 16
+#: GiB hold with two, one in five fails with one, and nearly all do without, as on an H100.
 _GAPS = 2
 #: Tensors of the size of the video tokens that a step cache keeps for each pass.
 HELD = {OFF: 0, "teacache": 2, "first-block": 2, "magcache": 1, "taylor": 3, "taylor-2": 4}
