@@ -72,7 +72,8 @@ def fill(
     shapes = {_flat(name): tuple(value.shape) for name, value in skeleton.state_dict().items()}
     checkpoint = IDENTITY.apply(checkpoint, shapes)
     _check_types(checkpoint)
-    state = {native: checkpoint.tensor(flat) for flat, native in names.items()}
+    # cast here: transformers 4.50 leaves some of a file of several number types as they are
+    state = {native: checkpoint.tensor(flat).to(dtype) for flat, native in names.items()}
     try:
         with _quiet():
             model, report = model_class.from_pretrained(
