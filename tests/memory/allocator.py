@@ -97,7 +97,7 @@ class Trace(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 if storage._cdata not in self.weights and storage._cdata not in self._live:
-                    self._live[storage._cdata] = (self._count, storage._weak_ref())
+                    self._live[storage._cdata] = (self._count, storage._weak_ref())  # pyright: ignore
                     self.events.append(("+", self._count, storage.nbytes()))
                     self._count += 1
         return out

@@ -7,6 +7,7 @@ computes attention by torch, so that a wrong result fails.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -178,8 +179,7 @@ def test_auto_takes_flash_4_where_it_has_been_measured(hopper, monkeypatch):
     install(monkeypatch, "flash_attn.cute.interface", flash_attn_func=flash_4)
     assert attention_backend("auto", SPEC).name == "flash4"
     for changed in ({"grad": True}, {"masked": True}, {"dtype": torch.float32}):
-        spec = AttentionSpec(**{**vars(SPEC), **changed})
-        assert attention_backend("auto", spec).name == "sdpa"
+        assert attention_backend("auto", replace(SPEC, **changed)).name == "sdpa"
     for card in ((8, 6), (10, 0), (12, 0)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None, card=card: card)
         assert attention_backend("auto", SPEC).name != "flash4"

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from recurvid.vae.lean_decoder import lean_decode
 from recurvid.vae.windows import Windows, decode_windows, fit_windows
 
 
-def lively(attention: bool = True):
+def lively(attention: bool = True) -> Any:
     """A decoder whose norms and biases count."""
     vae = tiny_hunyuan(attention=attention)
     g = torch.Generator().manual_seed(1)
@@ -147,7 +148,8 @@ def test_a_codec_keeps_to_its_room():
 
 def overflowing(codec: HunyuanCodec, largest: float) -> list[torch.dtype]:
     """Let the decoder's numbers be so large; returns the types that it is run in."""
-    module, seen = codec.module, []
+    module: Any = codec.module
+    seen: list[torch.dtype] = []
     for parameter in (module.decoder.conv_out.conv.weight, module.decoder.conv_out.conv.bias):
         parameter.data.mul_(largest)
 

@@ -77,7 +77,7 @@ def test_too_long_or_no_json_is_refused():
 def test_missing_file(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_metadata(tmp_path / "no.mp4")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="is not a regular file"):
         read_metadata(tmp_path)
 
 

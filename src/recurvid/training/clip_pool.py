@@ -69,7 +69,7 @@ def make_pool(
         speeds: of the camera; None for those of the bundled model.
     """
     rng = np.random.default_rng(seed)
-    path, moves, speeds = draw_paths(
+    path, moves, rates = draw_paths(
         shape.count, rng, pictures=len(pictures), frames=shape.frames, size=shape.size,
         source=(pictures.shape[-2], pictures.shape[-1]), speeds=speeds,
     )  # fmt: skip
@@ -77,7 +77,7 @@ def make_pool(
         encode_clips(render(pictures, part.to(pictures.device), shape.frames, shape.size), vae)
         for part in path.pieces(4)
     ]
-    return ClipPool(torch.cat(latents), moves, speeds)
+    return ClipPool(torch.cat(latents), moves, rates)
 
 
 def encode_clips(clips: Tensor, vae: TAEHV) -> Tensor:

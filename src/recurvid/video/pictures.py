@@ -54,7 +54,7 @@ _BROKEN = (
 )  # fmt: skip
 
 
-def load_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def load_picture(path: str | Path, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """Read a picture as a person sees it.
 
     Rotated as its EXIF says; embedded ICC profiles (CMYK, Display P3, ...) converted to sRGB;
@@ -65,7 +65,8 @@ def load_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[n
     Args:
         path: PNG, JPEG, WebP, GIF, AVIF, TIFF, BMP, PPM, JPEG 2000, TGA, QOI; HEIC where
             pillow-heif is installed. What the bytes are counts, not the name.
-        max_pixels: a picture above this is refused before it is decoded; at most MAX_PIXELS.
+        max_pixels: a picture above this is refused before it is decoded; at most MAX_PIXELS,
+            which None stands for.
 
     Returns:
         (h, w, 3) uint8, sRGB, writable.
@@ -78,8 +79,9 @@ def load_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[n
     name = f"picture {str(path)!r}"
     head = _head(path, name)
     with _explained(name), _quiet(), _open(path, head, name) as image:
-        if image.width * image.height > max_pixels:
-            raise PictureError(_too_large(name, image.width, image.height, max_pixels))
+        most = MAX_PIXELS if max_pixels is None else max_pixels
+        if image.width * image.height > most:
+            raise PictureError(_too_large(name, image.width, image.height, most))
         if image.format in ("JPEG", "MPO"):
             _draft(image)
         image.load()
