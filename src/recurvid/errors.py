@@ -17,11 +17,50 @@ RecurVidError
 └── NumericsError         NaN or infinity where a picture should be
 """
 
+from __future__ import annotations
+
+from typing import Any
+
+
+class Line(str):
+    """One line for a user in English, with what is needed to say it in another language.
+
+    Whoever knows no better treats it as the text that it is.
+
+    Args:
+        text: the line.
+        key: names what it says, "" for a line that is said in English only.
+        values: what it names, as JSON has it: names of fields, sizes, what somebody typed.
+    """
+
+    key: str
+    values: dict[str, Any]
+
+    def __new__(cls, text: str, key: str = "", **values: Any) -> Line:
+        """See the class."""
+        made = super().__new__(cls, text)
+        made.key, made.values = key, values
+        return made
+
 
 class RecurVidError(Exception):
-    """Base class. ``str(error)`` is one line for a user; the command line prints it and exits."""
+    """Base class. ``str(error)`` is one line for a user; the command line prints it and exits.
+
+    Args:
+        message: the line, in English.
+        key, values: as of a :class:`Line`.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", key: str = "", **values: Any):
+        super().__init__(Line(message, key, **values) if key else message)
+
+    @property
+    def line(self) -> Line:
+        """The same line, with its key where it was raised with one."""
+        said = self.args[0] if self.args else ""
+        return said if isinstance(said, Line) else Line(str(self))
 
 
 class InputError(RecurVidError, ValueError):
@@ -41,7 +80,13 @@ class ScheduleError(InputError):
 
     def __init__(self, reason: str, text: str, position: int):
         self.reason, self.text, self.position = reason, text, position
-        super().__init__(f"packing schedule {text!r}: {reason} (character {position + 1})")
+        super().__init__(
+            f"packing schedule {text!r}: {reason} (character {position + 1})",
+            "schedule",
+            text=text,
+            reason=reason,
+            position=position + 1,
+        )
 
     def pointer(self) -> str:
         """The schedule with a caret under the offending character, two lines."""
@@ -66,13 +111,14 @@ class LimitError(InputError):
     """More than a queue takes.
 
     Args:
-        code: a word for programs, such as "queue_full".
+        code: a word for programs, such as "queue_full"; the key of the line too.
         message: one line for people.
+        values: what the line names.
     """
 
-    def __init__(self, code: str, message: str):
+    def __init__(self, code: str, message: str, **values: Any):
         self.code = code
-        super().__init__(message)
+        super().__init__(message, code, **values)
 
 
 class CheckpointError(RecurVidError):

@@ -241,7 +241,11 @@ def _complete(spec: ModelSpec, given: Mapping[str, Path], roots: Sequence[Path])
         if spec.bundled
         else f"fetch it with: recurvid models get {spec.name}"
     )
-    raise CheckpointError(f"model {spec.name} is not complete on this machine: {parts}; {advice}")
+    raise CheckpointError(
+        f"model {spec.name} is not complete on this machine: {parts}; {advice}",
+        "model.incomplete",
+        model=spec.name,
+    )
 
 
 def _folders(component: Component, roots: Sequence[Path]) -> Iterator[Path]:

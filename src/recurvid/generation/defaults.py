@@ -38,7 +38,11 @@ def spec_of(request: GenerationRequest) -> ModelSpec:
         RequestError: no such model.
     """
     if request.model not in KNOWN:
-        raise RequestError(f"model: {request.model!r} is unknown; one of {', '.join(KNOWN)}")
+        raise RequestError(
+            f"model: {request.model!r} is unknown; one of {', '.join(KNOWN)}",
+            "model.unknown",
+            model=request.model,
+        )
     return KNOWN[request.model]
 
 
@@ -55,10 +59,15 @@ def resolved(request: GenerationRequest, spec: ModelSpec) -> GenerationRequest:
     guidance = request.guidance_scale
     if guidance is not None and made_for.guidance_scale is None:
         raise RequestError(
-            f"guidance_scale: the model {spec.name!r} has no guidance embedding; use cfg_scale"
+            f"guidance_scale: the model {spec.name!r} has no guidance embedding; use cfg_scale",
+            "guidance.none",
+            model=spec.name,
         )
     if request.step_cache == OFF and request.cache_threshold is not None:
-        raise RequestError("cache_threshold: there is no step cache to hold to it; set step_cache")
+        raise RequestError(
+            "cache_threshold: there is no step cache to hold to it; set step_cache",
+            "threshold.none",
+        )
     order = _or(request.order, made_for.order)
     usual = made_for.schedule if order == made_for.order else STANDARD_SCHEDULES[order]
     return request.but(

@@ -192,12 +192,17 @@ class GenerationRequest:
         number = given.pop("format", FORMAT)
         if type(number) is not int or number != FORMAT:
             raise RequestError(
-                f"format: this request has format {str(number)[:20]!r}, this version of RecurVid "
-                f"reads {FORMAT}; update RecurVid"
+                f"format: this request has format {str(number)[:20]!r}, this version of "
+                f"RecurVid reads {FORMAT}; update RecurVid",
+                "request.later",
             )
         for name in given:
             if name not in known:
-                raise RequestError(f"{str(name)[:60]!r} is not a field of a request")
+                raise RequestError(
+                    f"{str(name)[:60]!r} is not a field of a request",
+                    "field.unknown",
+                    name=str(name)[:60],
+                )
         return GenerationRequest(**_checked(given))
 
     @staticmethod
@@ -205,13 +210,17 @@ class GenerationRequest:
         """A request out of a video, a preset or the network: text or parsed JSON."""
         if isinstance(values, str | bytes):
             if len(values) > _LARGEST_JSON:
-                raise RequestError(f"the request is too large ({len(values)} bytes)")
+                raise RequestError(
+                    f"the request is too large ({len(values)} bytes)", "request.broken"
+                )
             try:
                 values = json.loads(values)
             except (ValueError, RecursionError) as error:
-                raise RequestError(f"the request is not JSON: {str(error)[:100]}") from None
+                raise RequestError(
+                    f"the request is not JSON: {str(error)[:100]}", "request.broken"
+                ) from None
         if not isinstance(values, Mapping):
-            raise RequestError("a request is a JSON object of fields")
+            raise RequestError("a request is a JSON object of fields", "request.broken")
         return GenerationRequest.from_json(values)
 
     def but(self, **changes: Any) -> GenerationRequest:
@@ -245,10 +254,20 @@ def parse_size(text: str) -> int | tuple[int, int]:
     """
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None:
-        raise RequestError(f"size: {text[:40]!r} is neither a number such as 640 nor WIDTHxHEIGHT")
+        raise RequestError(
+            f"size: {text[:40]!r} is neither a number such as 640 nor WIDTHxHEIGHT",
+            "size.form",
+            value=text[:40],
+        )
     sides = [int(side) for side in match.groups() if side is not None]
     if any(not 16 <= side <= 8192 for side in sides):
-        raise RequestError(f"size: {text[:40]!r} has a side outside 16 to 8192 pixels")
+        raise RequestError(
+            f"size: {text[:40]!r} has a side outside 16 to 8192 pixels",
+            "size.sides",
+            value=text[:40],
+            least=16,
+            most=8192,
+        )
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
@@ -267,11 +286,17 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     if 0 < (checked.get("shift") or 0) < _SMALLEST_SHIFT:
         raise RequestError(
             f"shift: {checked['shift']:g} is below the smallest, {_SMALLEST_SHIFT:g}; "
-            "0 derives it from the number of tokens"
+            "0 derives it from the number of tokens",
+            "field.small",
+            field="shift",
+            value=f"{checked['shift']:g}",
+            least=f"{_SMALLEST_SHIFT:g}",
         )
     if isinstance(model := checked.get("model"), str) and not _MODEL.fullmatch(model):
         raise RequestError(
-            f"model: {model[:80]!r} is not a model name; `recurvid models` lists them"
+            f"model: {model[:80]!r} is not a model name; `recurvid models` lists them",
+            "model.unknown",
+            model=model[:80],
         )
     return checked
 
@@ -287,29 +312,60 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if int in wanted and type(value) is float and value.is_integer() and abs(value) < 2**53:
         return int(value)
     words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-    kinds = " or ".join(words[kind] for kind in wanted if kind is not types.NoneType)
-    raise RequestError(f"{name}: needs {kinds}, not {str(value)[:40]!r}")
+    kinds = [kind for kind in wanted if kind is not types.NoneType]
+    said = " or ".join(words[kind] for kind in kinds)
+    raise RequestError(
+        f"{name}: needs {said}, not {str(value)[:40]!r}",
+        "field.kind",
+        field=name,
+        kind=kinds[0].__name__,
+        value=str(value)[:40],
+    )
 
 
 def _check_limits(name: str, value: Any, limits: FieldLimits) -> None:
     if isinstance(value, str):
         if len(value) > LONGEST_TEXT:
-            raise RequestError(f"{name}: {len(value)} characters; at most {LONGEST_TEXT} are read")
+            raise RequestError(
+                f"{name}: {len(value)} characters; at most {LONGEST_TEXT} are read",
+                "field.long",
+                field=name,
+                size=len(value),
+                most=LONGEST_TEXT,
+            )
         if "\0" in value:
-            raise RequestError(f"{name}: contains a zero byte")
+            raise RequestError(f"{name}: contains a zero byte", "field.broken", field=name)
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            raise RequestError(f"{name}: is not valid text (a lone surrogate)") from None
+            raise RequestError(
+                f"{name}: is not valid text (a lone surrogate)", "field.broken", field=name
+            ) from None
         if limits.choices and value not in limits.choices:
             raise RequestError(
-                f"{name}: {value[:40]!r} is unknown; one of {', '.join(limits.choices)}"
+                f"{name}: {value[:40]!r} is unknown; one of {', '.join(limits.choices)}",
+                "field.choice",
+                field=name,
+                value=value[:40],
+                choices=", ".join(limits.choices),
             )
         return
     if isinstance(value, bool):
         return
     unit = f" {limits.unit}" if limits.unit else ""
     if limits.minimum is not None and value < limits.minimum:
-        raise RequestError(f"{name}: {value:g} is below the smallest, {limits.minimum:g}{unit}")
+        raise RequestError(
+            f"{name}: {value:g} is below the smallest, {limits.minimum:g}{unit}",
+            "field.small",
+            field=name,
+            value=f"{value:g}",
+            least=f"{limits.minimum:g}",
+        )
     if limits.maximum is not None and value > limits.maximum:
-        raise RequestError(f"{name}: {value:g} is above the largest, {limits.maximum:g}{unit}")
+        raise RequestError(
+            f"{name}: {value:g} is above the largest, {limits.maximum:g}{unit}",
+            "field.large",
+            field=name,
+            value=f"{value:g}",
+            most=f"{limits.maximum:g}",
+        )

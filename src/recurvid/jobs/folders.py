@@ -51,7 +51,7 @@ class Folders:
             UnknownJobError: that is no job's name.
         """
         if not _ID.fullmatch(id):
-            raise UnknownJobError(f"there is no job {id[:60]!r}")
+            raise UnknownJobError(f"there is no job {id[:60]!r}", "job.gone")
         return self.root / id
 
     def begin(self, id: str) -> Path:

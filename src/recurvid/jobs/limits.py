@@ -89,6 +89,8 @@ class Limits:
             raise LimitError(
                 "upload_too_large",
                 f"{name}: {size / MB:.1f} MB; at most {self.upload_bytes / MB:g} MB are taken",
+                size=f"{size / MB:.1f}",
+                most=f"{self.upload_bytes / MB:g}",
             )
 
     def check_request(self, request: GenerationRequest, picture: tuple[int, int]) -> None:
@@ -107,7 +109,10 @@ class Limits:
         assert filled.steps is not None
         if request.seconds > self.seconds:
             raise LimitError(
-                "too_long", f"seconds: {request.seconds:g}; at most {self.seconds:g} are made here"
+                "too_long",
+                f"seconds: {request.seconds:g}; at most {self.seconds:g} are made here",
+                seconds=f"{request.seconds:g}",
+                most=f"{self.seconds:g}",
             )
         frames = request.seconds * filled.fps
         if frames > self.frames:
@@ -115,10 +120,15 @@ class Limits:
                 "too_long",
                 f"seconds: {request.seconds:g} at {filled.fps:g} frames a second are "
                 f"{frames:.0f} frames; at most {self.frames} are made here",
+                seconds=f"{request.seconds:g}",
+                most=f"{self.frames / filled.fps:g}",
             )
         if filled.steps > self.steps:
             raise LimitError(
-                "too_many_steps", f"steps: {filled.steps}; at most {self.steps} are taken here"
+                "too_many_steps",
+                f"steps: {filled.steps}; at most {self.steps} are taken here",
+                steps=filled.steps,
+                most=self.steps,
             )
         height, width = video_size(filled.size, picture)
         if height * width > self.video_pixels:
@@ -126,6 +136,8 @@ class Limits:
                 "video_too_large",
                 f"size: {width}x{height} is {height * width / 1e6:.1f} megapixels; "
                 f"at most {self.video_pixels / 1e6:.1f} are made here",
+                size=f"{width}x{height}",
+                most=f"{self.video_pixels / 1e6:.1f}",
             )
 
     def check_room(self, waiting: int, own: int, owner: str) -> None:
@@ -137,13 +149,17 @@ class Limits:
         """
         if waiting >= self.queue_length:
             raise LimitError(
-                "queue_full", f"the queue is full ({waiting} jobs); try again when some are done"
+                "queue_full",
+                f"the queue is full ({waiting} jobs); try again when some are done",
+                jobs=waiting,
             )
         if own >= self.jobs_per_owner:
             whose = "this key has" if owner else "there are"
             raise LimitError(
                 "too_many_jobs",
                 f"{whose} {own} jobs in the queue; at most {self.jobs_per_owner} at a time",
+                jobs=own,
+                most=self.jobs_per_owner,
             )
 
 

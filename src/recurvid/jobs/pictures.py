@@ -36,7 +36,7 @@ def keep_picture(given: bytes | Path, target: Path, limits: Limits, name: str) -
         if isinstance(given, Path):
             source = given
             if not given.is_file():
-                raise PictureError(f"{name}: no such file")
+                raise PictureError(f"{name}: no such file", "picture.none")
             limits.check_upload(given.stat().st_size, name)
         else:
             limits.check_upload(len(given), name)
@@ -45,14 +45,14 @@ def keep_picture(given: bytes | Path, target: Path, limits: Limits, name: str) -
             pixels = load_picture(source, max_pixels=min(limits.pixels, MAX_PIXELS))
         except PictureError as error:
             text = str(error).removeprefix(f"picture {str(source)!r}: ")
-            raise PictureError(f"{name}: {text}") from None
+            raise PictureError(f"{name}: {text}", error.line.key, **error.line.values) from None
         with durable.atomic_path(target) as beside, os.fdopen(_new(beside), "wb") as file:
             Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
         return pixels.shape[0], pixels.shape[1]
     except (ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
-        raise PictureError(f"{name}: cannot be read") from None
+        raise PictureError(f"{name}: cannot be read", "picture.unknown") from None
     finally:
         if not isinstance(given, Path):
             source.unlink(missing_ok=True)

@@ -93,7 +93,7 @@ def rearrange(
     rows = [row for row in waiting(connection) if owner in (None, row["owner"])]
     ids = [row["id"] for row in rows]
     if id not in ids or (before is not None and before not in ids):
-        raise JobStateError("only jobs that wait can change places")
+        raise JobStateError("only jobs that wait can change places", "job.not_waiting")
     if before == id:
         return
     places = sorted(row["position"] for row in rows)

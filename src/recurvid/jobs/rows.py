@@ -51,7 +51,7 @@ def find_row(connection: sqlite3.Connection, id: str, owner: str | None) -> sqli
     """
     row = connection.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchone()
     if row is None or owner not in (None, row["owner"]):
-        raise UnknownJobError(f"there is no job {str(id)[:60]!r}")
+        raise UnknownJobError(f"there is no job {str(id)[:60]!r}", "job.gone")
     return row
 
 

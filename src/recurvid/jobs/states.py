@@ -90,7 +90,7 @@ class HowToRun:
         known = {spec.name for spec in fields(HowToRun)}
         for name in values:
             if name not in known:
-                raise InputError(f"{str(name)[:60]!r} is no choice of how to run")
+                raise InputError(f"{str(name)[:60]!r} is no choice of how to run", "how.unknown")
         _check_how(values)
         return HowToRun(**values)
 
@@ -99,12 +99,27 @@ def _check_how(values: Mapping[str, Any]) -> None:
     for name in ("device", "dtype", "attention", "weights"):
         value = values.get(name, "auto")
         if not isinstance(value, str) or not 0 < len(value) <= 40 or not value.isprintable():
-            raise InputError(f"{name}: {str(value)[:40]!r} is not a name")
+            raise InputError(
+                f"{name}: {str(value)[:40]!r} is not a name",
+                "how.choice",
+                how=name,
+                value=str(value)[:40],
+            )
     vram, compiled = values.get("vram"), values.get("compiled", False)
     if vram is not None and not (type(vram) in (int, float) and 0 < vram < math.inf):
-        raise InputError(f"vram: {str(vram)[:40]!r} is not a positive number of GiB")
+        raise InputError(
+            f"vram: {str(vram)[:40]!r} is not a positive number of GiB",
+            "how.choice",
+            how="vram",
+            value=str(vram)[:40],
+        )
     if not isinstance(compiled, bool):
-        raise InputError(f"compiled: {str(compiled)[:40]!r} is neither true nor false")
+        raise InputError(
+            f"compiled: {str(compiled)[:40]!r} is neither true nor false",
+            "how.choice",
+            how="compiled",
+            value=str(compiled)[:40],
+        )
 
 
 @dataclass(frozen=True)

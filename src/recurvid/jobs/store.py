@@ -161,7 +161,9 @@ class JobStore:
         with self.database.writing() as connection:
             row = find_row(connection, id, owner)
             if row["state"] != JobState.QUEUED or row["attempts"]:
-                raise JobStateError("this job has begun; duplicate it and edit the copy")
+                raise JobStateError(
+                    "this job has begun; duplicate it and edit the copy", "job.begun"
+                )
             self.limits.check_request(request, (row["picture_height"], row["picture_width"]))
             how = how or HowToRun.from_json(json.loads(row["how"]))
             change(
@@ -199,7 +201,9 @@ class JobStore:
                 if not row["cancelling"]:
                     change(connection, id, cancelling=1)
             elif state is not JobState.CANCELLED:
-                raise JobStateError(f"this job is {state.value}; there is nothing to cancel")
+                raise JobStateError(
+                    f"this job is {state.value}; there is nothing to cancel", "job.over"
+                )
             return job_of(find_row(connection, id, None))
 
     def resume(self, id: str, owner: str | None = None) -> Job:
@@ -215,7 +219,9 @@ class JobStore:
             row = find_row(connection, id, owner)
             state = JobState(row["state"])
             if state is JobState.DONE:
-                raise JobStateError("this job is done; duplicate it to make the video anew")
+                raise JobStateError(
+                    "this job is done; duplicate it to make the video anew", "job.done"
+                )
             if state is JobState.INTERRUPTED:
                 change(connection, id, not_before=0)
             elif state is JobState.RUNNING:
@@ -236,7 +242,7 @@ class JobStore:
         with self.database.writing() as connection:
             row = find_row(connection, id, owner)
             if row["state"] == JobState.RUNNING:
-                raise JobStateError("this job is running; cancel it first")
+                raise JobStateError("this job is running; cancel it first", "job.running")
             bury(connection, row)
         self.bury_folders()
 

@@ -44,7 +44,13 @@ def buckets(base: int) -> tuple[Size, ...]:
     if base == _RELEASED_BASE:
         return _RELEASED
     if not MIN_SIDE <= base <= MAX_SIDE:
-        raise RequestError(f"base size {base}: must be between {MIN_SIDE} and {MAX_SIDE} pixels")
+        raise RequestError(
+            f"base size {base}: must be between {MIN_SIDE} and {MAX_SIDE} pixels",
+            "size.sides",
+            value=base,
+            least=MIN_SIDE,
+            most=MAX_SIDE,
+        )
     wide: list[Size] = []
     for short in range(_BUCKET_UNIT, base + _BUCKET_UNIT, _BUCKET_UNIT):
         long = int(base * base / short / _BUCKET_UNIT + 0.5) * _BUCKET_UNIT
@@ -77,7 +83,11 @@ def parse_size(text: str) -> Size:
     """
     match = re.fullmatch(r"\s*([0-9]{1,9})\s*[x×*]\s*([0-9]{1,9})\s*", text, re.IGNORECASE)
     if match is None:
-        raise RequestError(f"size {text!r}: write it as WIDTHxHEIGHT, for example 832x480")
+        raise RequestError(
+            f"size {text!r}: write it as WIDTHxHEIGHT, for example 832x480",
+            "size.form",
+            value=text,
+        )
     width, height = int(match[1]), int(match[2])
     check_size(height, width)
     return height, width
@@ -93,10 +103,21 @@ def check_size(height: int, width: int) -> None:
     for name, side in (("width", width), ("height", height)):
         if not MIN_SIDE <= side <= MAX_SIDE:
             limits = f"must be between {MIN_SIDE} and {MAX_SIDE}"
-            raise RequestError(f"size {width}x{height}: {name} {limits}; try {near}")
+            raise RequestError(
+                f"size {width}x{height}: {name} {limits}; try {near}",
+                "size.near",
+                value=f"{width}x{height}",
+                near=near,
+            )
         if side % SIZE_UNIT:
             must = f"must be a multiple of {SIZE_UNIT}"
-            raise RequestError(f"size {width}x{height}: {name} {must}; try {near}")
+            raise RequestError(
+                f"size {width}x{height}: {name} {must}; try {near}",
+                "size.multiple",
+                value=f"{width}x{height}",
+                unit=SIZE_UNIT,
+                near=near,
+            )
 
 
 def _nearest_side(side: int) -> int:

@@ -52,7 +52,7 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
         path = min(path.glob("*.png"), default=path)
     if not path.is_file():
         what = "is not a regular file" if path.exists() else "no such file"
-        raise InputError(f"{str(path)!r}: {what}")
+        raise InputError(f"{str(path)!r}: {what}", "upload.gone")
     from av.error import FFmpegError
 
     try:

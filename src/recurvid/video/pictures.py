@@ -81,7 +81,7 @@ def load_picture(path: str | Path, *, max_pixels: int | None = None) -> NDArray[
     with _explained(name), _quiet(), _open(path, head, name) as image:
         most = MAX_PIXELS if max_pixels is None else max_pixels
         if image.width * image.height > most:
-            raise PictureError(_too_large(name, image.width, image.height, most))
+            raise _too_large(name, image.width, image.height, most)
         if image.format in ("JPEG", "MPO"):
             _draft(image)
         image.load()
@@ -94,22 +94,24 @@ def _head(path: Path, name: str) -> bytes:
     """The first bytes, once it is clear that there is a file of pixels to open."""
     try:
         if path.is_dir():
-            raise PictureError(f"{name}: is a folder; name a picture file in it")
+            raise PictureError(f"{name}: is a folder; name a picture file in it", "picture.none")
         if not path.exists():
-            raise PictureError(f"{name}: no such file")
+            raise PictureError(f"{name}: no such file", "picture.none")
         if not path.is_file():
-            raise PictureError(f"{name}: is not a regular file")
+            raise PictureError(f"{name}: is not a regular file", "picture.none")
         with path.open("rb") as file:
             head = file.read(64)
     except PictureError:  # a ValueError too
         raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise PictureError(f"{name}: cannot be opened ({reason})") from error
+        raise PictureError(f"{name}: cannot be opened ({reason})", "picture.none") from error
     if not head:
-        raise PictureError(f"{name}: is empty (0 bytes)")
+        raise PictureError(f"{name}: is empty (0 bytes)", "picture.empty")
     if _is_video(head):
-        raise PictureError(f"{name}: is a video; give one picture, for example a frame of it")
+        raise PictureError(
+            f"{name}: is a video; give one picture, for example a frame of it", "picture.video"
+        )
     return head
 
 
@@ -137,12 +139,13 @@ def _open_heif(path: Path, name: str) -> Image.Image:
         import pillow_heif
     except ImportError:
         raise PictureError(
-            f"{name}: HEIC needs 'pip install pillow-heif'; or save it as JPEG or PNG"
+            f"{name}: HEIC needs 'pip install pillow-heif'; or save it as JPEG or PNG",
+            "picture.heic",
         ) from None
     heif = pillow_heif.open_heif(path, convert_hdr_to_8bit=True)
     width, height = heif.size
     if width * height > MAX_PIXELS:
-        raise PictureError(_too_large(name, width, height))
+        raise _too_large(name, width, height)
     return heif.to_pillow()
 
 
@@ -191,19 +194,30 @@ def _explained(name: str) -> Generator[None]:
         raise
     except UnidentifiedImageError as error:
         raise PictureError(
-            f"{name}: not a picture that can be read; save it as PNG or JPEG"
+            f"{name}: not a picture that can be read; save it as PNG or JPEG", "picture.unknown"
         ) from error
     except Image.DecompressionBombError as error:
         raise PictureError(
-            f"{name}: above {MAX_PIXELS // 1_000_000} megapixels; make it smaller first"
+            f"{name}: above {MAX_PIXELS // 1_000_000} megapixels; make it smaller first",
+            "picture.huge",
+            most=MAX_PIXELS // 1_000_000,
         ) from error
     except MemoryError as error:
-        raise PictureError(f"{name}: does not fit into memory; make it smaller first") from error
+        raise PictureError(
+            f"{name}: does not fit into memory; make it smaller first", "picture.memory"
+        ) from error
     except _BROKEN as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise PictureError(f"{name}: broken or cut short ({reason}); save it again") from error
+        raise PictureError(
+            f"{name}: broken or cut short ({reason}); save it again", "picture.broken"
+        ) from error
 
 
-def _too_large(name: str, width: int, height: int, most: int = MAX_PIXELS) -> str:
+def _too_large(name: str, width: int, height: int, most: int = MAX_PIXELS) -> PictureError:
     limit = most / 1_000_000
-    return f"{name}: {width}x{height} is above {limit:g} megapixels; make it smaller first"
+    return PictureError(
+        f"{name}: {width}x{height} is above {limit:g} megapixels; make it smaller first",
+        "picture.large",
+        size=f"{width}x{height}",
+        most=f"{limit:g}",
+    )
