@@ -10,6 +10,7 @@ handed in again:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from typing import cast
@@ -31,7 +32,7 @@ from recurvid.models.packed_dit.embedders import (
     TextEmbedder,
 )
 from recurvid.models.packed_dit.history import HistoryEmbedder, init_from_patchify
-from recurvid.ops.attention.backend import AttentionBackend
+from recurvid.ops.attention.backend import AttentionBackend, TokenLayout
 from recurvid.ops.attention.sdpa import SDPA
 from recurvid.ops.modulation import modulate, stream_type
 from recurvid.ops.rope import RopeTable, rope_table
@@ -81,10 +82,12 @@ class SectionState:
     Attributes:
         tokens: (b, n, d) tokens of the packed context, or None where it is empty.
         rope: phases of the context's tokens and then of the target's.
+        grid: frames, rows and columns of the target's tokens.
     """
 
     tokens: Tensor | None
     rope: RopeTable
+    grid: tuple[int, int, int]
 
 
 class PackedDiT(nn.Module):
@@ -217,7 +220,12 @@ class PackedDiT(nn.Module):
             tokens.append(self.clean_x_embedder(group.frames.data.to(self.dtype), group.kernel))
             tables.append(self._rope(group.frames, group.kernel))
         tables.append(self._rope(target, TARGET_KERNEL))
-        return SectionState(torch.cat(tokens, dim=1) if tokens else None, RopeTable.joined(tables))
+        frames, height, width = target.data.shape[-3:]
+        return SectionState(
+            torch.cat(tokens, dim=1) if tokens else None,
+            RopeTable.joined(tables),
+            (frames, height // PATCH, width // PATCH),
+        )
 
     def run_blocks(
         self,
@@ -239,10 +247,11 @@ class PackedDiT(nn.Module):
         """Video tokens (b, n, d) after each block, which runs when it is asked for."""
         text, vectors = prompt.text.to(stream_type(prompt.text.dtype)), prompt.vectors
         n, mask = image.shape[1], prompt.mask
+        layout = TokenLayout(n - math.prod(section.grid), section.grid, text.shape[1])
         shared = BlockInputs(
             rope=section.rope.with_still_tokens(text.shape[1]),
             mask=None if mask is None else F.pad(mask, (n, 0), value=True),
-            attention=attention,
+            attention=attention.over(layout, image.device),
             temb=prompt.temb,
         )
         for i, block in enumerate(self.transformer_blocks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,6 +45,26 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True)
+class TokenLayout:
+    """What stands where in the sequence that a backbone's blocks attend over.
+
+    Attributes:
+        context: tokens of the packed context, which come first.
+        grid: frames, rows and columns of the noisy tokens, which follow.
+        text: tokens of picture and prompt, at the end.
+    """
+
+    context: int
+    grid: tuple[int, int, int]
+    text: int
+
+    @property
+    def noisy(self) -> int:
+        """Number of noisy tokens."""
+        return math.prod(self.grid)
+
+
+@dataclass(frozen=True)
 class AttentionBackend:
     """One attention kernel: softmax(q k^T / sqrt(head_dim)) v over all keys that the mask allows.
 
@@ -55,6 +76,7 @@ class AttentionBackend:
             never takes them.
         untested: no version of its library has run with this code; the call was only checked
             against the library's documented signature.
+        for_layout: what it is for a layout on a device; None where it asks nothing about them.
     """
 
     name: str
@@ -62,6 +84,11 @@ class AttentionBackend:
     why_not: Callable[[AttentionSpec], str | None]
     exact: bool = True
     untested: bool = False
+    for_layout: Callable[[TokenLayout, torch.device], AttentionBackend] | None = None
+
+    def over(self, layout: TokenLayout, device: torch.device) -> AttentionBackend:
+        """The kernel for a sequence of this layout; the same object for the same layout."""
+        return self if self.for_layout is None else self.for_layout(layout, device)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend; (b, n, heads, head_dim) in and out."""

@@ -1,0 +1,132 @@
+"""Attention of noisy tokens to their neighbourhood only, on whatever dense kernel there is.
+
+Every window of noisy tokens (see ``windows``) attends to all of the context and text and to the
+noisy tokens around it; context and text attend to everything. Keys and values of some windows are
+gathered and go through the dense kernel as a batch. This changes the picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from recurvid.ops.attention.backend import AttentionBackend, TokenLayout
+from recurvid.ops.attention.windows import Axis, Windows
+
+#: Keys gathered for one call, in tokens, over those of the whole sequence: what windows share is
+#: there once for each, and that memory is bounded so.
+AT_ONCE = 2.0
+
+
+def sparse(dense: AttentionBackend, windows: Windows) -> AttentionBackend:
+    """A kernel that is ``dense`` until it is told the layout of the tokens that it will see."""
+
+    def over(layout: TokenLayout, device: torch.device) -> AttentionBackend:
+        return _over(dense, windows, layout, device)
+
+    return replace(dense, name=f"{dense.name}, windows {windows}", for_layout=over)
+
+
+@lru_cache(maxsize=8)
+def _over(
+    dense: AttentionBackend, windows: Windows, layout: TokenLayout, device: torch.device
+) -> AttentionBackend:
+    """One object for all steps and sections of a shape: compiled blocks are bound to it."""
+    if windows.cover(layout.grid):
+        return dense
+    return replace(dense, function=WindowAttention(dense, plan(windows, layout, device)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which tokens meet in a call; indices into the whole sequence.
+
+    Attributes:
+        others: (r,) context and text.
+        queries: for each call the tokens of its windows, (windows, tokens).
+        keys: for each call what they attend to, (windows, tokens).
+        order: (n,) where each token stands in ``others`` and all ``queries``, one after the other.
+    """
+
+    others: Tensor
+    queries: tuple[Tensor, ...]
+    keys: tuple[Tensor, ...]
+    order: Tensor
+
+
+@dataclass(frozen=True)
+class WindowAttention:
+    """An attention function over one layout."""
+
+    dense: AttentionBackend
+    plan: Plan
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """See ``AttentionFunction``; each token is a query, and its result is there, once."""
+        plan, batch = self.plan, q.shape[0]
+        parts: list[Tensor] = []
+        if plan.others.shape[0]:
+            parts.append(self.dense(q.index_select(1, plan.others), k, v, mask))
+        for queries, keys in zip(plan.queries, plan.keys, strict=True):
+            seen = None if mask is None else _gathered(mask, keys)
+            near = _gathered(k, keys), _gathered(v, keys)
+            out = self.dense(_gathered(q, queries), *near, seen)
+            parts.append(out.unflatten(0, (batch, -1)).flatten(1, 2))
+        return torch.cat(parts, dim=1).index_select(1, plan.order)
+
+
+def _gathered(x: Tensor, index: Tensor) -> Tensor:
+    """Tokens (b, n, ...) by an index (windows, tokens): (b * windows, tokens, ...)."""
+    return x.index_select(1, index.flatten()).unflatten(1, index.shape).flatten(0, 1)
+
+
+def plan(windows: Windows, layout: TokenLayout, device: torch.device) -> Plan:
+    """Indices for a layout, on the device."""
+    axes = windows.axes(layout.grid)
+    start, end = layout.context, layout.context + layout.noisy
+    context, text = torch.arange(start), torch.arange(end, end + layout.text)
+    noisy = torch.arange(start, end).view(layout.grid)
+    queries = _boxes(noisy, *((axis.starts, axis.size) for axis in axes))
+    near = _boxes(noisy, *((axis.near, axis.reach) for axis in axes))
+    count = len(near)
+    keys = torch.cat([context.expand(count, -1), near, text.expand(count, -1)], dim=1)
+    # By what does not change with the prompt, so that compiled code fits all prompts.
+    at_once = max(1, int(AT_ONCE * end) // (start + near.shape[1]))
+    calls = -(-count // at_once)
+    return Plan(
+        torch.cat([context, text]).to(device),
+        tuple(part.to(device) for part in queries.tensor_split(calls)),
+        tuple(part.to(device) for part in keys.tensor_split(calls)),
+        _order(layout, axes).to(device),
+    )
+
+
+def _boxes(tokens: Tensor, *spans: tuple[tuple[int, ...], int]) -> Tensor:
+    """Tokens (t, h, w) of every box, (boxes, tokens): starts and size along each axis."""
+    (frames, t), (rows, h), (columns, w) = spans
+    return torch.stack(
+        [
+            tokens[i : i + t, j : j + h, k : k + w].flatten()
+            for i in frames
+            for j in rows
+            for k in columns
+        ]
+    )
+
+
+def _order(layout: TokenLayout, axes: tuple[Axis, ...]) -> Tensor:
+    """``Plan.order``: context, the noisy tokens each in the window that owns it, text."""
+    window, place = torch.zeros((), dtype=torch.long), torch.zeros((), dtype=torch.long)
+    for axis in axes:
+        owner = torch.tensor(axis.owners())
+        offset = torch.arange(axis.length) - torch.tensor(axis.starts)[owner]
+        window = window[..., None] * len(axis.starts) + owner
+        place = place[..., None] * axis.size + offset
+    size = axes[0].size * axes[1].size * axes[2].size
+    others = layout.context + layout.text
+    noisy = others + window * size + place
+    context, text = torch.arange(layout.context), torch.arange(layout.context, others)
+    return torch.cat([context, noisy.flatten(), text])
