@@ -42,6 +42,19 @@ class Line(str):
         made.key, made.values = key, values
         return made
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"text": str(self), "key": self.key, "values": self.values}
+
+    @staticmethod
+    def from_json(said: object) -> Line:
+        """Read what :meth:`to_json` made; a plain text stays one, anything else is as text."""
+        match said:
+            case {"text": str(text), "key": str(key), "values": dict(values)}:
+                return Line(text, key, **{str(name): value for name, value in values.items()})
+            case _:
+                return Line(str(said))
+
 
 class RecurVidError(Exception):
     """Base class. ``str(error)`` is one line for a user; the command line prints it and exits.

@@ -51,15 +51,21 @@ def _plan(output: Output, model: str, size: str, vram: float | None, weights: st
     from recurvid.models.packed_dit.config import PRESETS
 
     if model not in KNOWN:
-        raise InputError(f"--model {model!r}: unknown; one of {', '.join(KNOWN)}")
+        raise InputError(
+            f"--model {model!r}: unknown; one of {', '.join(KNOWN)}", "model.unknown", model=model
+        )
     spec = KNOWN[model]
     if spec.bundled:
-        raise InputError(f"--model {model}: runs within 1 GiB anywhere; plan framepack instead")
+        raise InputError(
+            f"--model {model}: runs within 1 GiB anywhere; plan framepack instead", "plan.bundled"
+        )
     height, width = video_size(size, (480, 832))
     runtime = Runtime.of(settings().device, vram=vram, weights=weights)
     budget = budget_of(runtime, settings().sessions)
     if budget is None:
-        raise InputError("no CUDA device here whose free memory would count; give --vram GIB")
+        raise InputError(
+            "no CUDA device here whose free memory would count; give --vram GIB", "plan.no_card"
+        )
     made_for = spec.defaults
     question = MemoryQuestion(made_for.schedule, height, width, made_for.steps, weights=weights)
     rounded = backbone_sizes(PRESETS["13b"], weights).rounded

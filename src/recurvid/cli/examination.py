@@ -15,7 +15,7 @@ import torch
 from recurvid import __version__
 from recurvid.checkpoints.known import KNOWN, ModelSpec
 from recurvid.checkpoints.locate import hub_cache, status
-from recurvid.errors import RecurVidError
+from recurvid.errors import Line, RecurVidError
 from recurvid.generation.runtime import available_devices
 from recurvid.ops.attention.backend import AttentionSpec
 from recurvid.ops.attention.registry import ATTENTION
@@ -124,9 +124,12 @@ def _linux_available() -> int | None:
 def _attention(device: str) -> list[dict[str, Any]]:
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     spec = AttentionSpec(device, dtype, head_dim=128)
-    return [
-        {"name": backend.name, "why_not": backend.why_not(spec)} for backend in ATTENTION.values()
-    ]
+    return [_kernel(backend.name, backend.why_not(spec)) for backend in ATTENTION.values()]
+
+
+def _kernel(name: str, why_not: str | None) -> dict[str, Any]:
+    said = why_not.to_json() if isinstance(why_not, Line) else None
+    return {"name": name, "why_not": why_not, "said": said}
 
 
 def _video() -> list[dict[str, str | None]]:

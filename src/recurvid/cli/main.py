@@ -135,7 +135,9 @@ def _report(output: Output, error: BaseException, message: str, code: int) -> No
     if settings().debug:
         traceback.print_exception(error)
     if output.as_json:
-        kind = type(error).__name__
-        output.record({"event": "error", "error": kind, "message": message, "exit_code": code})
+        told = {"event": "error", "error": type(error).__name__, "message": message}
+        if isinstance(error, RecurVidError) and error.line.key:
+            told |= {"said": error.line.to_json()}
+        output.record({**told, "exit_code": code})
     else:
         Output().notes.print(f"recurvid: {message}", markup=False)

@@ -86,6 +86,7 @@ def placement_json(placement: Placement) -> dict[str, Any]:
             for plan in placement.phases
         ],
         "does_not_fit": placement.shortages(),
+        "said": [line.to_json() for line in placement.shortages()],
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recurvid.errors import ComponentError, InputError
+from recurvid.errors import ComponentError, InputError, Line
 from recurvid.memory.staying import staying
 
 GIB = 2**30
@@ -179,27 +179,52 @@ class Placement:
                 return plan
         raise KeyError(name)
 
-    def shortages(self) -> list[str]:
+    def shortages(self) -> list[Line]:
         """What cannot fit, one line each, with numbers."""
         found = [
-            f"{plan.need.name} takes {gib(plan.device)} on the device even with one block at a "
-            f"time, {gib(plan.limit)} of {gib(self.budget.vram)} can be used for it "
-            f"(CUDA itself takes {gib(CONTEXT)}, {gib(self.budget.margin)} stay free)"
+            Line(
+                f"{plan.need.name} takes {gib(plan.device)} on the device even with one block at a "
+                f"time, {gib(plan.limit)} of {gib(self.budget.vram)} can be used for it "
+                f"(CUDA itself takes {gib(CONTEXT)}, {gib(self.budget.margin)} stay free)",
+                "plan.phase",
+                plan=plan.need.name,
+                needed=gib(plan.device),
+                free=gib(plan.limit),
+            )
             for plan in self.phases
             if plan.shortage
         ]
         budget = self.budget
         if budget.ram is not None and self.ram > budget.ram + budget.swap:
+            swap = f" and {gib(budget.swap)} of swap" if budget.swap else " and no swap"
             found.append(
-                f"the process takes {gib(self.ram)} of system memory, {gib(budget.ram)} are free"
-                + (f" and {gib(budget.swap)} of swap" if budget.swap else " and no swap")
+                Line(
+                    f"the process takes {gib(self.ram)} of system memory, {gib(budget.ram)} are "
+                    f"free{swap}",
+                    "plan.ram",
+                    needed=gib(self.ram),
+                    free=gib(budget.ram + budget.swap),
+                )
             )
         if budget.disk is not None and self.disk > budget.disk:
-            found.append(f"the run writes {gib(self.disk)}, {gib(budget.disk)} of disk are free")
+            found.append(
+                Line(
+                    f"the run writes {gib(self.disk)}, {gib(budget.disk)} of disk are free",
+                    "plan.disk",
+                    needed=gib(self.disk),
+                    free=gib(budget.disk),
+                )
+            )
         if budget.home is not None and self.kept > budget.home:
             found.append(
-                f"weights in this form are kept in a file of {gib(self.kept)}, {gib(budget.home)} "
-                "of disk are free for it (RECURVID_HOME names another folder)"
+                Line(
+                    f"weights in this form are kept in a file of {gib(self.kept)}, "
+                    f"{gib(budget.home)} of disk are free for it "
+                    "(RECURVID_HOME names another folder)",
+                    "plan.kept",
+                    needed=gib(self.kept),
+                    free=gib(budget.home),
+                )
             )
         return found
 
