@@ -11,7 +11,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from recurvid.errors import CheckpointError, SessionError
+from recurvid.errors import CheckpointError, ComponentError, SessionError
 from recurvid.generation.request import GenerationRequest
 from recurvid.jobs.executor import Executor, Looked, Made, Planned, Report, SectionMade, Stepped
 from recurvid.jobs.states import Job, JobPlan, SectionSpan
@@ -35,6 +35,12 @@ class FakeExecutor:
     Every section that is really made leaves a line in ``log``: two lines for one section mean
     that something was done again.
     """
+
+    def hardware(self, device: str) -> str:
+        """Two names of card 0, one of card 1; a device that is not here."""
+        if device == "xpu":
+            raise ComponentError("no xpu device here; there are cuda, cpu")
+        return {"auto": "card 0", "cuda": "card 0", "cuda:0": "card 0"}.get(device, device)
 
     def run(self, job: Job, folder: Path) -> Generator[Report]:
         asked = json.loads(job.request.prompt) if job.request.prompt.startswith("{") else {}

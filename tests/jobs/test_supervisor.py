@@ -20,7 +20,7 @@ from recurvid.errors import InputError
 from recurvid.jobs.claims import Claims
 from recurvid.jobs.limits import Limits
 from recurvid.jobs.slots import held
-from recurvid.jobs.states import JobState
+from recurvid.jobs.states import JobState, QueueState
 from recurvid.jobs.store import JobStore
 from recurvid.jobs.supervisor import Supervisor
 
@@ -205,9 +205,8 @@ def test_a_second_supervisor_waits_and_takes_over(own_home: Path):
     first.start()
     pid_of(first)
     with supervised(own_home) as second:
-        time.sleep(0.5)
+        wait_for(lambda: second.workers()[0].alive)  # for /metrics: the device has a worker
         assert second.workers()[0].starts == 0
-        assert second.workers()[0].alive  # for /metrics: the device has a worker
         os.kill(pid_of(first), signal.SIGSTOP)  # even one that is silent
         assert second.workers()[0].alive
         os.kill(pid_of(first), signal.SIGCONT)
@@ -232,6 +231,33 @@ def test_a_worker_that_cannot_start_is_said(own_home: Path):
         id = add(store, asks()).id
         wait_for(lambda: store.get(id).state is S.DONE)
         wait_for(lambda: not store.queue_state().paused)
+
+
+def test_a_device_that_cannot_start_does_not_stop_the_others(own_home: Path):
+    store = a_store(own_home)
+    with Supervisor(own_home, ("xpu", "cpu"), executor=NAME):
+        wait_for(lambda: store.queue_state().notices)
+        ids = [add(store, asks()).id for _ in range(2)]
+        wait_for(lambda: all(store.get(id).state is S.DONE for id in ids))
+        text = "the worker for xpu cannot start: no xpu device here; there are cuda, cpu"
+        wait_for(lambda: store.queue_state() == QueueState(False, notices=(text,)))
+    assert store.queue_state() == QueueState(False)
+
+
+def test_no_device_that_can_start_is_a_pause(own_home: Path):
+    store = a_store(own_home)
+    with Supervisor(own_home, ("xpu",), executor=NAME):
+        wait_for(lambda: store.queue_state().paused)
+        assert "the worker for xpu cannot start: no xpu" in str(store.queue_state().reason)
+
+
+def test_what_a_dead_server_said_is_forgotten(own_home: Path):
+    store = a_store(own_home)
+    Claims(store).note_pause("cuda-7", "the worker for cuda:7 cannot start")
+    with held(own_home, "cuda-6", "supervisor"):
+        Claims(store).note_pause("cuda-6", "the worker for cuda:6 cannot start")
+        with supervised(own_home):
+            wait_for(lambda: store.queue_state().notices == ("the worker for cuda:6 cannot start",))
 
 
 def test_jobs_of_a_device_that_is_gone_are_taken_back(own_home: Path):

@@ -19,8 +19,8 @@ from recurvid.errors import InputError
 from recurvid.jobs.claims import Claims
 from recurvid.jobs.executor import HERE, Made, Planned, SectionMade, Stepped, load_executor
 from recurvid.jobs.running import JobRun
-from recurvid.jobs.slots import held
-from recurvid.jobs.states import HowToRun, JobPlan, JobState, SectionSpan
+from recurvid.jobs.slots import hardware_held, held, slots_at_work
+from recurvid.jobs.states import HowToRun, JobPlan, JobState, QueueState, SectionSpan
 from recurvid.jobs.store import JobStore
 from recurvid.jobs.worker import DISTRUSTED, LEFT, Worker
 
@@ -29,9 +29,11 @@ FAKE = "tests.jobs.fake_executors:make"
 
 
 @contextmanager
-def working(store: JobStore) -> Generator[Worker]:
+def working(
+    store: JobStore, device: str = "cpu", serves: tuple[str, ...] = ()
+) -> Generator[Worker]:
     """A worker in a thread, told to stop at the end."""
-    worker = Worker(store, "cpu")
+    worker = Worker(store, device, serves)
     thread = threading.Thread(target=worker.run, args=(FAKE,))
     thread.start()
     try:
@@ -152,6 +154,49 @@ def test_too_little_room_stops_at_a_section_and_goes_on(own_home: Path):
     assert made_sections(store, id) == [str(i) for i in range(30)]
 
 
+def test_two_names_of_one_card_are_one_worker(own_home: Path, caplog: Any):
+    store = a_store(own_home)
+    with working(store, "auto"):
+        wait_for(lambda: slots_at_work(own_home) == {"auto"})
+        with caplog.at_level(logging.INFO), working(store, "cuda:0") as second:
+            wait_for(lambda: "cuda:0 has a worker under another name" in caplog.text)
+            ids = [add(store, asks(sections=2, sleep=0.05, number=i)).id for i in range(4)]
+            wait_for(lambda: store.counts()[S.DONE] == 4)
+            running = 0
+            for event in store.events():
+                if event.kind == "state" and event.data["state"] in ("running", "done"):
+                    running += 1 if event.data["state"] == "running" else -1
+                    assert running <= 1
+            assert slots_at_work(own_home) == {"auto"}
+            assert store.queue_state() == QueueState(False)
+            second.stop.set()
+    with working(store, "cuda"):  # the first is gone
+        wait_for(lambda: slots_at_work(own_home) == {"cuda"})
+        ids.append(add(store, asks()).id)
+        wait_for(lambda: store.get(ids[-1]).state is S.DONE)
+
+
+def test_a_job_for_another_workers_device_is_left_to_it(own_home: Path):
+    store = a_store(own_home)
+    with working(store, "auto"):
+        with hardware_held(own_home, "cuda:1", "cuda-1") as ours:
+            assert ours
+            theirs = add(store, asks(), how=HowToRun(device="cuda:1")).id
+            own = add(store, asks(), how=HowToRun(device="cuda")).id
+            nowhere = add(store, asks(), how=HowToRun(device="xpu")).id
+            wait_for(lambda: store.get(nowhere).state is S.DONE)
+            assert store.get(own).state is S.DONE
+            assert (store.get(theirs).state, store.get(theirs).attempts) == (S.QUEUED, 0)
+        wait_for(lambda: store.get(theirs).state is S.DONE)  # now nobody else has it
+
+
+def test_a_worker_answers_to_every_name_of_its_device(own_home: Path):
+    store = a_store(own_home)
+    id = add(store, asks(), how=HowToRun(device="cuda:0")).id
+    with working(store, "cuda", ("cuda", "cuda:0")):  # the post cuda:0 waits for good
+        wait_for(lambda: store.get(id).state is S.DONE)
+
+
 def test_a_worker_waits_for_the_one_before(own_home: Path):
     store = a_store(own_home)
     id = add(store, asks()).id
@@ -183,6 +228,9 @@ def test_progress_costs_little(own_home: Path):
     store = a_store(own_home)
 
     class Quick:
+        def hardware(self, device: str) -> str:
+            return device
+
         def run(self, job: Any, folder: Path):
             yield Planned(JobPlan(8, 8, 1.0, 1, "forward", (SectionSpan(0, 1),)))
             for step in range(1000):
@@ -203,6 +251,9 @@ def test_progress_costs_little(own_home: Path):
 
 def test_an_executor_that_ends_without_a_video_is_a_bug(own_home: Path):
     class Nothing:
+        def hardware(self, device: str) -> str:
+            return device
+
         def run(self, job: Any, folder: Path):
             yield Planned(JobPlan(8, 8, 1.0, 1))
 

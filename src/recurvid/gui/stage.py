@@ -31,11 +31,13 @@ def shown_job(store: JobStore, owner: str, wanted: str) -> Job | None:
 
 def stage(store: JobStore, job: Job | None, language: Language) -> str:
     """The stage as HTML."""
-    paused = store.queue_state()
-    warning = ""
-    if paused.paused:
-        text = language("queue.paused", reason=paused.reason or "")
-        warning = f'<div class="rv-warning" role="alert">{escape(text)}</div>'
+    queue = store.queue_state()
+    warnings = [*queue.notices]
+    if queue.paused:
+        warnings.append(language("queue.paused", reason=queue.reason or ""))
+    warning = "".join(
+        f'<div class="rv-warning" role="alert">{escape(text)}</div>' for text in warnings
+    )
     if job is None:
         return warning + empty(language("stage.empty.title"), language("stage.empty.text"))
     return (

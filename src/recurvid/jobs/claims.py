@@ -11,7 +11,7 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from recurvid.errors import LimitError, StaleClaimError
 from recurvid.jobs.rows import change, find_row, job_of, record
 from recurvid.jobs.slots import held
-from recurvid.jobs.states import Job, JobPlan, JobProgress, JobState
+from recurvid.jobs.states import WAITING, Job, JobPlan, JobProgress, JobState
 from recurvid.jobs.store import JobStore
 
 DISK_FULL = "disk_full"
@@ -52,7 +52,21 @@ class Claims:
         self.store = store
         self._database = store.database
 
-    def take(self, slot: str, device: str = "auto", served: Iterable[str] = ()) -> Claim | None:
+    def devices_wanted(self) -> list[str]:
+        """Devices that waiting jobs name."""
+        query = f"SELECT DISTINCT device FROM jobs WHERE state IN ({_marks(WAITING)})"
+        with self._database.reading() as connection:
+            return [row["device"] for row in connection.execute(query, WAITING)]
+
+    def take(
+        self,
+        slot: str,
+        device: str = "auto",
+        served: Iterable[str] = (),
+        *,
+        mine: Iterable[str] = (),
+        others: Iterable[str] = (),
+    ) -> Claim | None:
         """The next job for a worker, if there is one and there is room on the disk.
 
         The worker must hold the slot's lock for as long as it has the claim.
@@ -61,10 +75,12 @@ class Claims:
             device: of the worker. It takes jobs that leave the device open or name this one.
             served: devices of all workers; a job for none of them is taken by anyone, and fails
                 with the reason that there is no such device here.
+            mine: other names of the worker's device.
+            others: devices that are another worker's, whoever started it.
         """
         if self.store.short_of_disk():
             return None
-        where, values = _fits(device, served)
+        where, values = _fits({device, *mine}, {device, *served}, sorted({*others}))
         query = (
             f"SELECT * FROM jobs WHERE state IN (?, ?) AND not_before <= ? AND {where} "
             "ORDER BY state = ? DESC, position LIMIT 1"
@@ -212,11 +228,15 @@ class Claims:
                     found += self.recover(slot)
         return found
 
-    def note_pause(self, slot: str, text: str | None) -> None:
-        """Say in the queue's state why a slot takes nothing (None: nothing is in the way)."""
+    def note_pause(self, slot: str, text: str | None, *, replace: bool = True) -> None:
+        """Say in the queue's state why a slot takes nothing (None: nothing is in the way).
+
+        Args:
+            replace: what the slot says already.
+        """
         with self._database.reading() as connection:
             row = connection.execute("SELECT text FROM notes WHERE name = ?", (slot,)).fetchone()
-        if text == (None if row is None else row["text"]):
+        if text == (None if row is None else row["text"]) or (row is not None and not replace):
             return
         with (
             suppress(sqlite3.OperationalError, LimitError),
@@ -226,6 +246,19 @@ class Claims:
                 writing.execute("DELETE FROM notes WHERE name = ?", (slot,))
             else:
                 writing.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (slot, text))
+
+    def forget_notes(self, others: Iterable[str] = ()) -> None:
+        """Drop what slots said that nobody looks after any more.
+
+        Args:
+            others: slots that somebody looks after.
+        """
+        with self._database.reading() as connection:
+            said = [row["name"] for row in connection.execute("SELECT name FROM notes")]
+        for slot in {*said} - {*others}:
+            with held(self.store.home, slot, "supervisor") as nobody:
+                if nobody:
+                    self.note_pause(slot, None)
 
     def _take_back(
         self, connection: sqlite3.Connection, row: sqlite3.Row, crash: str | None
@@ -251,18 +284,21 @@ class Claims:
             _leave(connection, id, crashes=crashes)
 
 
-def _fits(device: str, served: Iterable[str]) -> tuple[str, list[str]]:
-    """SQL for the jobs that a worker of ``device`` may take."""
-    names = {*served, device}
-    if "auto" in names:
-        return "1", []
-    mine = ["auto", device, device.split(":")[0]]
-    known = sorted({"auto", *names, *(name.split(":")[0] for name in names)})
+def _fits(mine: set[str], served: set[str], others: Sequence[str]) -> tuple[str, list[str]]:
+    """SQL for the jobs that a worker whose device has the names ``mine`` may take."""
+    not_theirs = f"device NOT IN ({_marks(others)})"
+    if "auto" in served:
+        return not_theirs, [*others]
+    names = sorted({"auto", *mine, *(name.split(":")[0] for name in mine)})
+    known = sorted({"auto", *mine, *served, *(name.split(":")[0] for name in served)})
     return (
-        f"(device IN ({','.join('?' * len(mine))}) "
-        f"OR device NOT IN ({','.join('?' * len(known))}))",
-        [*mine, *known],
+        f"(device IN ({_marks(names)}) OR device NOT IN ({_marks(known)})) AND {not_theirs}",
+        [*names, *known, *others],
     )
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _own(connection: sqlite3.Connection, id: str, token: str) -> sqlite3.Row:

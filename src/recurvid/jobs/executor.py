@@ -72,6 +72,16 @@ Report = Planned | Stepped | Looked | SectionMade | Made
 class Executor(Protocol):
     """Makes the video of one job at a time."""
 
+    def hardware(self, device: str) -> str:
+        """What is behind a device's name: the same word for the same thing, however it is called.
+
+        Two workers of one home never work on the same.
+
+        Raises:
+            RecurVidError: there is no such device here.
+        """
+        ...
+
     def run(self, job: Job, folder: Path) -> Generator[Report]:
         """Do what is left to do, from wherever an earlier run of the job stopped.
 

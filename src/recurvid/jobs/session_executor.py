@@ -20,6 +20,7 @@ from recurvid.generation.local import Local
 from recurvid.generation.opening import open_session
 from recurvid.generation.session import GenerationSession
 from recurvid.jobs.executor import Executor, Looked, Made, Planned, Report, SectionMade, Stepped
+from recurvid.jobs.hardware import hardware_of
 from recurvid.jobs.states import Job, JobPlan, SectionSpan
 
 #: A look may take this part of the time; so the next one comes the later, the longer one took.
@@ -41,6 +42,10 @@ class SessionExecutor:
 
     def __init__(self, device: str):
         self.device = device
+
+    def hardware(self, device: str) -> str:
+        """See Executor."""
+        return hardware_of(device)
 
     def run(self, job: Job, folder: Path) -> Generator[Report]:
         """See Executor."""

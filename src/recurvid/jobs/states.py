@@ -287,7 +287,13 @@ class JobEvent:
 
 @dataclass(frozen=True)
 class QueueState:
-    """Whether jobs are taken at this moment, and if not, why, in one line."""
+    """Whether jobs are taken at this moment, and if not, why, in one line.
+
+    Attributes:
+        notices: what is not as it should be while jobs are taken all the same: a device whose
+            worker cannot start, beside others that work. One line each.
+    """
 
     paused: bool
     reason: str | None = None
+    notices: tuple[str, ...] = ()

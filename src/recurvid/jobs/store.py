@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from recurvid import durable
 from recurvid.checkpoints.locate import locate
-from recurvid.errors import JobStateError, LimitError
+from recurvid.errors import JobStateError, LimitError, Line
 from recurvid.generation.defaults import spec_of
 from recurvid.generation.request import GenerationRequest
 from recurvid.jobs.database import Database
@@ -32,6 +32,7 @@ from recurvid.jobs.queries import (
     waiting,
 )
 from recurvid.jobs.rows import bury, change, find_row, job_of
+from recurvid.jobs.slots import slots_at_work
 from recurvid.jobs.states import (
     ACTIVE,
     HowToRun,
@@ -341,19 +342,25 @@ class JobStore:
                 "SELECT error FROM jobs WHERE state = ? AND not_before > ? AND error_code = ?",
                 (JobState.INTERRUPTED, time.time(), "disk_full"),
             ).fetchone()
-            note = connection.execute("SELECT text FROM notes LIMIT 1").fetchone()
-        found = held or note
-        return QueueState(found is not None, None if found is None else found[0])
+            notes = dict(connection.execute("SELECT name, text FROM notes ORDER BY name"))
+        if held is not None:
+            return QueueState(True, Line(held[0], "disk_full"))
+        if notes and not slots_at_work(self.home) - notes.keys():
+            return QueueState(True, Line("; ".join(notes.values()), "queue.no_worker"))
+        return QueueState(False, notices=tuple(notes.values()))
 
-    def short_of_disk(self) -> str | None:
+    def short_of_disk(self) -> Line | None:
         """Why no job is begun: less is free than is kept free. None when there is room."""
         disk = self._disk_usage(self.home)
         reserve = self.limits.reserve(disk.total)
         if disk.free >= reserve:
             return None
-        return (
+        return Line(
             f"the disk is nearly full ({disk.free / 1e6:.0f} MB free, {reserve / 1e6:.0f} MB "
-            "are kept free); the queue goes on by itself when there is room"
+            "are kept free); the queue goes on by itself when there is room",
+            "disk.short",
+            free=f"{disk.free / 1e6:.0f} MB",
+            kept=f"{reserve / 1e6:.0f} MB",
         )
 
     def out_of_disk(self) -> bool:

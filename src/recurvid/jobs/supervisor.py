@@ -139,6 +139,7 @@ class Supervisor:
                 now = time.monotonic()
                 if now >= next_recover:
                     self._claims.recover_all(self._slots)
+                    self._claims.forget_notes(self._slots)
                     next_recover = now + _RECOVER_SECONDS
                 if now >= next_clean:
                     clean(self.store)
@@ -181,6 +182,7 @@ class _Post:
             if not self._is_ours:
                 self._ours.close()
                 return
+            self._claims.note_pause(self.slot, None)  # of an earlier start
         if self._process is not None and self._process.poll() is not None:
             self._ended(self._process)
             self._process = None
@@ -206,6 +208,9 @@ class _Post:
             with suppress(sqlite3.Error, LimitError):  # the next start does it
                 self._take_back(None)
             self._process = None
+        if self._is_ours:
+            with suppress(sqlite3.Error):
+                self._claims.note_pause(self.slot, None)
         self._ours.close()
         self._is_ours = False
 
@@ -233,7 +238,8 @@ class _Post:
         crash = None if code in (LEFT, LEFT_FOR_NOW, DISTRUSTED) else self._last_end
         had_jobs = self._take_back(crash)
         lived = time.monotonic() - self._started
-        if had_jobs or code in (LEFT, DISTRUSTED) or lived > _SHORT_LIFE:
+        refused = code > 0 and code not in (LEFT_FOR_NOW, DISTRUSTED)  # however long that took
+        if had_jobs or code in (LEFT, DISTRUSTED) or (lived > _SHORT_LIFE and not refused):
             self._quick_ends = 0
         else:
             self._quick_ends += 1
@@ -245,6 +251,7 @@ class _Post:
                 self.slot,
                 f"the worker for {self.device} cannot start ({self._last_end}); "
                 "the server's log says more",
+                replace=False,
             )
 
     def _take_back(self, crash: str | None) -> bool:

@@ -16,7 +16,8 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from recurvid.errors import LimitError, RecurVidError, StaleClaimError
@@ -26,7 +27,7 @@ from recurvid.jobs.failures import disk_is_full, failure_of
 from recurvid.jobs.limits import Limits
 from recurvid.jobs.logs import log_to
 from recurvid.jobs.running import JobRun, Outcome
-from recurvid.jobs.slots import held, slot_of
+from recurvid.jobs.slots import hardware_held, held, slot_of
 from recurvid.jobs.store import JobStore
 
 #: The process left in good order, or for a reason that is no fault of the job it had.
@@ -36,6 +37,7 @@ DISTRUSTED = 70
 
 _IDLE_SECONDS = 0.2
 _LOCK_SECONDS = 0.1
+_HARDWARE_SECONDS = 0.5
 _SAID_AFTER = 5.0
 #: An orphan that is still in the same step after this long ends at once.
 _ORPHAN_SECONDS = 300.0
@@ -71,7 +73,7 @@ class Worker:
             with held(self.store.home, self.slot) as ours:
                 if ours:
                     self.claims.recover(self.slot)
-                    return self._work(load_executor(executor_name, self.device))
+                    return self._begin(load_executor(executor_name, self.device))
             if not said and time.monotonic() - begun > _SAID_AFTER:
                 said = True
                 self.claims.note_pause(
@@ -82,12 +84,35 @@ class Worker:
             self.stop.wait(_LOCK_SECONDS)
         return LEFT
 
-    def _work(self, executor: Executor) -> int:
+    def _begin(self, executor: Executor) -> int:
+        """Work as soon as no worker has the same hardware under another name."""
+        try:
+            hardware = executor.hardware(self.device)
+        except RecurVidError as error:
+            self.claims.note_pause(self.slot, f"the worker for {self.device} cannot start: {error}")
+            raise
+        said = False
+        while not self.stop.is_set():
+            with hardware_held(self.store.home, hardware, self.slot) as ours:
+                if ours:
+                    return self._work(executor, hardware)
+            if not said:
+                said = True
+                self.claims.note_pause(self.slot, None)
+                logger.info("%s has a worker under another name; this one waits", self.device)
+            self.stop.wait(_HARDWARE_SECONDS)
+        return LEFT
+
+    def _work(self, executor: Executor, hardware: str) -> int:
         logger.info("worker for %s is ready", self.device)
         self.claims.note_pause(self.slot, None)
+        known = _Hardware(executor, hardware, self.store.home, self.slot)
         while not self.stop.is_set():
             try:
-                claim = self.claims.take(self.slot, self.device, self.serves)
+                mine, others = known.sort(self.claims.devices_wanted())
+                claim = self.claims.take(
+                    self.slot, self.device, self.serves, mine=mine, others=others
+                )
             except (
                 sqlite3.OperationalError,
                 LimitError,
@@ -98,7 +123,11 @@ class Worker:
             if claim is None:
                 self.stop.wait(_IDLE_SECONDS)
                 continue
-            code = self.do(claim, executor)
+            with known.lent(claim.job.how.device) as ours:
+                if not ours:  # its own worker came this moment
+                    self.claims.stopped(claim)
+                    continue
+                code = self.do(claim, executor)
             if code != LEFT:
                 return code
         return LEFT
@@ -147,6 +176,48 @@ class Worker:
             logger.error("job %s: the queue cannot be written: %s", claim.id, full)
             return LEFT_FOR_NOW
         return LEFT if failure.known else DISTRUSTED
+
+
+class _Hardware:
+    """Which of the devices that jobs name are this worker's, and which another worker's.
+
+    Args:
+        own: what this worker has.
+    """
+
+    def __init__(self, executor: Executor, own: str, home: Path, slot: str):
+        self._executor, self._own, self._home, self._slot = executor, own, home, slot
+        self._known: dict[str, str | None] = {"auto": own}
+
+    def of(self, device: str) -> str | None:
+        """The hardware; None where there is none, which its job will be told."""
+        if device not in self._known:
+            try:
+                self._known[device] = self._executor.hardware(device)
+            except RecurVidError:
+                return None
+        return self._known[device]
+
+    def sort(self, devices: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Names of this worker's hardware, and of what other workers have."""
+        mine = [name for name in devices if self.of(name) == self._own]
+        others: list[str] = []
+        for name in devices:
+            if name not in mine:
+                with self.lent(name) as free:
+                    if not free:
+                        others.append(name)
+        return mine, others
+
+    @contextmanager
+    def lent(self, device: str) -> Generator[bool]:
+        """Hold what a job names for as long as it runs; yields whether nobody else has it."""
+        hardware = self.of(device)
+        if hardware in (None, self._own):
+            yield True
+            return
+        with hardware_held(self._home, hardware, self._slot) as ours:
+            yield ours
 
 
 def watch_tether(stop: threading.Event) -> None:

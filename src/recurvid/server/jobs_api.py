@@ -250,6 +250,7 @@ def get_queue(service: Serving, owner: Owner) -> dict[str, Any]:
     return {
         "paused": state.paused,
         "reason": state.reason,
+        "notices": list(state.notices),
         "running": [job.id for job in running],
         "waiting": [job.id for job in service.store.queue(owner)],
     }

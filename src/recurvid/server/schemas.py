@@ -268,6 +268,9 @@ class QueueBody(BaseModel):
 
     paused: bool
     reason: str | None
+    notices: list[str] = Field(
+        description="Devices that cannot work, and why, while others go on with the queue."
+    )
     running: list[str] = Field(description="Names of your jobs that run.")
     waiting: list[str] = Field(description="Names of your jobs that wait, next one first.")
 
