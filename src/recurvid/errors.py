@@ -36,7 +36,7 @@ class Line(str):
     key: str
     values: dict[str, Any]
 
-    def __new__(cls, text: str, key: str = "", **values: Any) -> Line:
+    def __new__(cls, text: str, key: str = "", /, **values: Any) -> Line:
         """See the class."""
         made = super().__new__(cls, text)
         made.key, made.values = key, values
@@ -66,7 +66,7 @@ class RecurVidError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str = "", key: str = "", **values: Any):
+    def __init__(self, message: str = "", key: str = "", /, **values: Any):
         super().__init__(Line(message, key, **values) if key else message)
 
     @property
@@ -129,7 +129,7 @@ class LimitError(InputError):
         values: what the line names.
     """
 
-    def __init__(self, code: str, message: str, **values: Any):
+    def __init__(self, code: str, message: str, /, **values: Any):
         self.code = code
         super().__init__(message, code, **values)
 
