@@ -15,6 +15,7 @@ from recurvid.cli.options import (
     DtypeOption,
     ExactStepsOption,
     JsonOption,
+    SparseOption,
     VramOption,
     WeightsOption,
     path,
@@ -42,6 +43,7 @@ def bench(
     weights: WeightsOption = None,
     compile_blocks: CompileOption = None,
     exact_steps: ExactStepsOption = None,
+    sparse: SparseOption = None,
     vram: VramOption = None,
     out: Annotated[
         Path | None,
@@ -77,6 +79,7 @@ def bench(
         weights=weights or "auto",
         compiled=bool(compile_blocks),
         exact_steps=EXACT_STEPS if exact_steps is None else exact_steps,
+        sparse=sparse or "none",
     )
     output.note("making two short videos")
     rows = list(measure.bench(request, local))

@@ -22,6 +22,7 @@ from recurvid.cli.options import (
     JsonOption,
     OutputOption,
     QuietOption,
+    SparseOption,
     VramOption,
     WeightsOption,
     path,
@@ -78,6 +79,7 @@ def generate(
     weights: WeightsOption = None,
     compile_blocks: CompileOption = None,
     exact_steps: ExactStepsOption = None,
+    sparse: SparseOption = None,
     vram: VramOption = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Never touch the network (it is not needed).")
@@ -106,6 +108,7 @@ def generate(
         weights=weights or "auto",
         compiled=bool(compile_blocks),
         exact_steps=EXACT_STEPS if exact_steps is None else exact_steps,
+        sparse=sparse or "none",
     )
     folder = Path(os.path.expanduser(session or _new_folder(picture))).absolute()
     if str(folder) != _as_text(str(folder)):

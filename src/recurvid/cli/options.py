@@ -77,6 +77,15 @@ ExactStepsOption = Annotated[
         "way to an exact kernel (default: 1).",
     ),
 ]
+SparseOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WINDOW",
+        callback=_not_empty,
+        help="Sparse attention: none (default), or windows of rows x columns of 16 pixels, with "
+        "+margin and @percent of first steps without them, as 10x13+5@25. Changes the picture.",
+    ),
+]
 VramOption = Annotated[
     float | None,
     typer.Option(

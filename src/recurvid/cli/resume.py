@@ -21,6 +21,7 @@ from recurvid.cli.options import (
     JsonOption,
     OutputOption,
     QuietOption,
+    SparseOption,
     VramOption,
     WeightsOption,
     path,
@@ -47,6 +48,7 @@ def resume(
     weights: WeightsOption = None,
     compile_blocks: CompileOption = None,
     exact_steps: ExactStepsOption = None,
+    sparse: SparseOption = None,
     vram: VramOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -57,6 +59,7 @@ def resume(
     with says_how_to_resume(journal.folder):
         asked = {"device": device, "dtype": dtype, "attention": attention, "weights": weights}
         asked |= {"compiled": compile_blocks, "vram": vram, "exact_steps": exact_steps}
+        asked |= {"sparse": sparse}
         before = journal.local
         _change_local(journal, out, asked, overwrite=overwrite)
         done = finished_video(journal)

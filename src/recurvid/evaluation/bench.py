@@ -27,7 +27,7 @@ PHASES = ("encode", "load", "denoise", "decode", "write")
 #: Step caches that need no calibration of the model.
 CACHES = (OFF, "teacache")
 #: What of a Local is told with the figures.
-_HOW = ("dtype", "vram", "attention", "weights", "compiled", "exact_steps")
+_HOW = ("dtype", "vram", "attention", "weights", "compiled", "exact_steps", "sparse")
 
 
 @dataclass

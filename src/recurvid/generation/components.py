@@ -94,6 +94,7 @@ class Components:
         dtype: of the backbone.
         guided: whether the backbone embeds a guidance scale.
         exact_attention: for the first and last steps, where the backbone's own kernel rounds.
+        dense_attention: for the first steps, where the backbone's own is sparse.
     """
 
     loaders: Loaders
@@ -103,6 +104,7 @@ class Components:
     dtype: torch.dtype
     guided: bool
     exact_attention: AttentionBackend | None = None
+    dense_attention: AttentionBackend | None = None
 
     @property
     def device(self) -> torch.device:

@@ -1,7 +1,7 @@
-"""ExactEnds: a backbone whose attention rounds, but not in the first and last steps of a run.
+"""ExactEnds: a backbone whose attention is another one in the first and last steps of a run.
 
 The first steps settle what the picture shows, and the last ones are not followed by any that could
-mend an error.
+mend an error. So 8-bit attention gives way at both ends, sparse attention at the first.
 """
 
 from __future__ import annotations
@@ -28,14 +28,23 @@ class ExactEnds:
         kernel: for the ends.
         steps: how many at each end.
         sigmas: (steps of the run + 1,), falling.
+        last: how many at the last one, where that is not ``steps``.
     """
 
-    def __init__(self, backbone: Backbone, kernel: AttentionBackend, steps: int, sigmas: Tensor):
+    def __init__(
+        self,
+        backbone: Backbone,
+        kernel: AttentionBackend,
+        steps: int,
+        sigmas: Tensor,
+        *,
+        last: int | None = None,
+    ):
         self.backbone, self.kernel = backbone, kernel
         levels = (1000.0 * sigmas[:-1]).to(torch.float32)  # as timesteps are made
-        ends = min(steps, len(levels))
-        self._from = float(levels[ends - 1]) if ends else float("inf")
-        self._to = float(levels[-ends]) if ends else float("-inf")
+        first, last = (min(n, len(levels)) for n in (steps, steps if last is None else last))
+        self._from = float(levels[first - 1]) if first else float("inf")
+        self._to = float(levels[-last]) if last else float("-inf")
 
     @property
     def dtype(self) -> torch.dtype:

@@ -15,7 +15,7 @@ from recurvid.encoders.prompt_cache import PromptCache
 from recurvid.encoders.small import SmallEmbeds, load_small_text_encoder
 from recurvid.generation.components import BudgetLoaders, Components, EncodeText, Loaders
 from recurvid.generation.runtime import Runtime, dtype_for, side_dtype
-from recurvid.generation.tuned import attention_for, exact_for, load_tuned
+from recurvid.generation.tuned import attention_for, dense_for, exact_for, load_tuned
 from recurvid.latents import LatentGeometry
 from recurvid.models.loading import find_config
 from recurvid.settings import settings
@@ -58,6 +58,7 @@ def _small(files: ModelFiles, runtime: Runtime) -> Components:
         dtype=dtype,
         guided=False,
         exact_attention=exact_for(runtime, network, dtype),
+        dense_attention=dense_for(runtime, network, dtype),
     )
 
 
@@ -111,6 +112,7 @@ def _released(files: ModelFiles, runtime: Runtime) -> Components:
         dtype=dtype,
         guided=config.guidance_embeds,
         exact_attention=exact_for(runtime, config, dtype),
+        dense_attention=dense_for(runtime, config, dtype),
     )
 
 

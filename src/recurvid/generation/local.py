@@ -28,7 +28,7 @@ class Local:
         offline: never touch the network.
         model: where the model's files are looked for, as the user said it; None for its name.
         vram: GiB of device memory to keep to; None for what is free.
-        attention, weights, compiled, exact_steps: how the backbone runs; see Runtime.
+        attention, weights, compiled, exact_steps, sparse: how the backbone runs; see Runtime.
     """
 
     output: str
@@ -44,6 +44,7 @@ class Local:
     compiled: bool = False
     replaces: str | None = None
     exact_steps: int = EXACT_STEPS
+    sparse: str = "none"
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Local:

@@ -42,6 +42,7 @@ def open_session(
         weights=local.weights,
         compiled=local.compiled,
         exact_steps=local.exact_steps,
+        sparse=local.sparse,
     )
     components = load_components(files, runtime)
     if journal.has("plan.json"):

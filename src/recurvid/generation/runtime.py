@@ -9,6 +9,7 @@ import torch
 from recurvid.errors import ComponentError, InputError
 from recurvid.generation.local import EXACT_STEPS
 from recurvid.ops.attention.registry import ATTENTION
+from recurvid.ops.attention.windows import NONE, Windows
 from recurvid.ops.linear.forms import FORMS, form_named
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -27,6 +28,7 @@ class Runtime:
         compiled: whether the backbone's blocks are compiled.
         exact_steps: first and last steps of a section in which an 8-bit attention kernel gives way
             to an exact one; without meaning where the kernel is exact itself.
+        sparse: windows in which the noisy tokens attend; None for attention to everything.
     """
 
     device: torch.device
@@ -37,6 +39,7 @@ class Runtime:
     weights: str = "auto"
     compiled: bool = False
     exact_steps: int = EXACT_STEPS
+    sparse: Windows | None = None
 
     @staticmethod
     def of(  # noqa: PLR0913 - what a user can choose
@@ -49,12 +52,13 @@ class Runtime:
         weights: str = "auto",
         compiled: bool = False,
         exact_steps: int = EXACT_STEPS,
+        sparse: str = NONE,
     ) -> Runtime:
         """From the names that a user gives.
 
         Raises:
             InputError: an unknown name of a device, number type, kernel or form of weights; less
-                than no exact steps.
+                than no exact steps; windows that cannot be read.
             ComponentError: no such device on this machine, or a form of weights that it cannot run.
         """
         if dtype != "auto" and dtype not in DTYPES:
@@ -67,11 +71,13 @@ class Runtime:
             raise InputError(f"weights {weights!r} are unknown; known: {', '.join(FORMS)}")
         if exact_steps < 0:
             raise InputError(f"exact steps: {exact_steps}; give 0 or more")
+        windows = Windows.parse(sparse)
         found = pick_device(device)
         if weights != "auto":
             form_named(weights, found)
+        kind = DTYPES.get(dtype)
         return Runtime(
-            found, DTYPES.get(dtype), offline, vram, attention, weights, compiled, exact_steps
+            found, kind, offline, vram, attention, weights, compiled, exact_steps, windows
         )
 
     def numerics(self) -> dict[str, str]:
@@ -84,6 +90,8 @@ class Runtime:
         # "auto" takes exact kernels only.
         if self.attention != "auto" and not ATTENTION[self.attention].exact:
             told["exact steps"] = str(self.exact_steps)
+        if self.sparse is not None:
+            told["sparse attention"] = str(self.sparse)
         return told
 
 

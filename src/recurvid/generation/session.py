@@ -185,10 +185,13 @@ class GenerationSession:
 
     def _backbone(self, sigmas: Tensor) -> Backbone:
         parts = self.components
-        if parts.exact_attention is None:
-            return parts.backbone
-        steps = parts.runtime.exact_steps
-        return ExactEnds(parts.backbone, parts.exact_attention, steps, sigmas)
+        backbone, runtime = parts.backbone, parts.runtime
+        if parts.exact_attention is not None:
+            backbone = ExactEnds(backbone, parts.exact_attention, runtime.exact_steps, sigmas)
+        if parts.dense_attention is not None and runtime.sparse is not None:
+            steps = runtime.sparse.dense_steps(len(sigmas) - 1)
+            backbone = ExactEnds(backbone, parts.dense_attention, steps, sigmas, last=0)
+        return backbone
 
     def _recipe(self, negative: Conditioning | None) -> Recipe:
         plan, request = self.plan, self.plan.request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,19 +14,34 @@ from recurvid.models.packed_dit.config import PackedDiTConfig
 from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.models.quantized import quantize
 from recurvid.ops.attention.backend import AttentionBackend, AttentionSpec
+from recurvid.ops.attention.local_windows import sparse
 from recurvid.ops.attention.registry import attention_backend
 
 
 def attention_for(
     runtime: Runtime, config: PackedDiTConfig, dtype: torch.dtype
 ) -> AttentionBackend:
-    """The kernel that was asked for.
+    """The kernel that was asked for, in windows if so asked.
 
     Raises:
         ComponentError: it cannot serve this model here; says why.
     """
     spec = AttentionSpec(runtime.device.type, dtype, config.attention_head_dim)
-    return attention_backend(runtime.attention, spec)
+    dense = attention_backend(runtime.attention, spec)
+    return dense if runtime.sparse is None else sparse(dense, runtime.sparse)
+
+
+def dense_for(
+    runtime: Runtime, config: PackedDiTConfig, dtype: torch.dtype
+) -> AttentionBackend | None:
+    """What attends in the first steps in place of a sparse kernel; None for no other.
+
+    Raises:
+        ComponentError: as for ``attention_for``.
+    """
+    if runtime.sparse is None:
+        return None
+    return attention_for(replace(runtime, sparse=None), config, dtype)
 
 
 def exact_for(
