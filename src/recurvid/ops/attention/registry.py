@@ -12,6 +12,7 @@ from recurvid.ops.attention.reference import REFERENCE
 from recurvid.ops.attention.sage import SAGE
 from recurvid.ops.attention.sdpa import SDPA
 from recurvid.ops.attention.torch_kernels import CUDNN, TORCH_EFFICIENT, TORCH_FLASH
+from recurvid.ops.attention.triton_eight_bit import TRITON_FP8, TRITON_INT8
 from recurvid.ops.attention.xformers_kernel import XFORMERS
 
 ATTENTION: dict[str, AttentionBackend] = {
@@ -27,6 +28,8 @@ ATTENTION: dict[str, AttentionBackend] = {
         XFORMERS,
         SAGE,
         CUDNN_FP8,
+        TRITON_FP8,
+        TRITON_INT8,
         REFERENCE,
     )
 }
