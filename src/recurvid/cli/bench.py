@@ -8,27 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recurvid.cli.options import (
-    AttentionOption,
-    CompileOption,
-    DeviceOption,
-    DtypeOption,
-    ExactStepsOption,
-    JsonOption,
-    SparseOption,
-    VramOption,
-    WeightsOption,
-    path,
-)
+from recurvid.cli.machine import local_for, takes_machine
+from recurvid.cli.options import JsonOption, path
 from recurvid.cli.output import Output
 from recurvid.errors import OutputError
-from recurvid.settings import settings
 
 if TYPE_CHECKING:
     from recurvid.evaluation.bench import Measured
 
 
+@takes_machine
 def bench(
+    how: dict[str, Any],
     model: Annotated[str, typer.Option(help="Name, path or NAME=PATH of the model.")] = "bundled",
     size: Annotated[
         str | None, typer.Option(help="Size of the video (default: 128, or the model's own).")
@@ -37,14 +28,6 @@ def bench(
     steps: Annotated[
         int | None, typer.Option(min=1, max=100, help="Denoising steps (default: 8, or 25).")
     ] = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    attention: AttentionOption = None,
-    weights: WeightsOption = None,
-    compile_blocks: CompileOption = None,
-    exact_steps: ExactStepsOption = None,
-    sparse: SparseOption = None,
-    vram: VramOption = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", parser=path, metavar="FILE", help="Write the JSON here too."),
@@ -54,7 +37,6 @@ def bench(
     """Make a short video without and with a step cache; show what each phase took."""
     from recurvid.checkpoints.locate import locate
     from recurvid.evaluation import bench as measure
-    from recurvid.generation.local import EXACT_STEPS, Local
     from recurvid.generation.request import GenerationRequest
     from recurvid.generation.runtime import pick_device
 
@@ -69,18 +51,7 @@ def bench(
         size=size or ("128" if small else None),
         steps=steps or (8 if small else 25),
     )
-    local = Local(
-        output="",
-        device=device or settings().device,
-        dtype=dtype or "auto",
-        model=model,
-        vram=vram,
-        attention=attention or "auto",
-        weights=weights or "auto",
-        compiled=bool(compile_blocks),
-        exact_steps=EXACT_STEPS if exact_steps is None else exact_steps,
-        sparse=sparse or "none",
-    )
+    local = local_for("", how, model=model)
     output.note("making two short videos")
     rows = list(measure.bench(request, local))
     found = measure.shareable(rows, request, local, pick_device(local.device))

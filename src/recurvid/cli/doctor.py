@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from recurvid.checkpoints.known import KNOWN
-from recurvid.cli.options import JsonOption, VramOption, WeightsOption
+from recurvid.cli.machine import VramOption, WeightsOption
+from recurvid.cli.options import JsonOption
 from recurvid.cli.output import Output
 from recurvid.errors import InputError
 from recurvid.generation.defaults import video_size

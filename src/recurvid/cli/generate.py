@@ -13,28 +13,14 @@ import typer
 
 from recurvid.checkpoints.known import KNOWN
 from recurvid.checkpoints.locate import locate
-from recurvid.cli.options import (
-    AttentionOption,
-    CompileOption,
-    DeviceOption,
-    DtypeOption,
-    ExactStepsOption,
-    JsonOption,
-    OutputOption,
-    QuietOption,
-    SparseOption,
-    VramOption,
-    WeightsOption,
-    path,
-    takes_request,
-)
+from recurvid.cli.machine import local_for, takes_machine
+from recurvid.cli.options import JsonOption, OutputOption, QuietOption, path, takes_request
 from recurvid.cli.output import Output
 from recurvid.cli.stopping import says_how_to_resume
 from recurvid.errors import InputError, OutputError, RecurVidError, SessionError
 from recurvid.generation.defaults import resolved, spec_of, unresolved, video_size
 from recurvid.generation.finished import stamp
 from recurvid.generation.journal import Journal
-from recurvid.generation.local import EXACT_STEPS, Local
 from recurvid.generation.request import GenerationRequest
 from recurvid.settings import settings
 
@@ -42,8 +28,10 @@ from recurvid.settings import settings
 
 
 @takes_request
+@takes_machine
 def generate(
     asked: dict[str, Any],
+    how: dict[str, Any],
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The start picture.")],
     end_image: Annotated[
         Path | None,
@@ -73,14 +61,6 @@ def generate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the result if it exists.")
     ] = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    attention: AttentionOption = None,
-    weights: WeightsOption = None,
-    compile_blocks: CompileOption = None,
-    exact_steps: ExactStepsOption = None,
-    sparse: SparseOption = None,
-    vram: VramOption = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Never touch the network (it is not needed).")
     ] = False,
@@ -94,21 +74,14 @@ def generate(
     request, model = _request(asked, like)
     picture = Path(os.path.expanduser(image))
     place = _check_early(request, picture, end_image, out, overwrite=overwrite)
-    local = Local(
-        output=place,
+    local = local_for(
+        place,
+        how,
         overwrite=overwrite,
         replaces=stamp(destination(place)) if overwrite else None,
         metadata=not no_metadata,
-        device=device or settings().device,
-        dtype=dtype or "auto",
         offline=offline,
         model=model,
-        vram=vram,
-        attention=attention or "auto",
-        weights=weights or "auto",
-        compiled=bool(compile_blocks),
-        exact_steps=EXACT_STEPS if exact_steps is None else exact_steps,
-        sparse=sparse or "none",
     )
     folder = Path(os.path.expanduser(session or _new_folder(picture))).absolute()
     if str(folder) != _as_text(str(folder)):

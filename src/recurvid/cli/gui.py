@@ -7,30 +7,27 @@ import signal
 import threading
 import webbrowser
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from recurvid.cli.options import DEVICES, QuietOption, path
+from recurvid.cli.listening import (
+    LOOPBACK,
+    HomeOption,
+    HostOption,
+    KeyFileOption,
+    OpenOption,
+    WorkersOption,
+)
+from recurvid.cli.options import QuietOption
 from recurvid.cli.output import Output
 from recurvid.cli.queue_home import open_store
 from recurvid.errors import ComponentError
 from recurvid.settings import settings
 
-LOOPBACK = "127.0.0.1"
-
 
 def gui(
-    host: Annotated[
-        str,
-        typer.Option(
-            "--server",
-            "--host",
-            metavar="NAME",
-            help="Address to listen on; anything but this machine itself needs a key.",
-        ),
-    ] = LOOPBACK,
+    host: HostOption = LOOPBACK,
     port: Annotated[
         int | None,
         typer.Option(min=1, max=65_535, help="Port (default: the first free one from 7860)."),
@@ -39,25 +36,10 @@ def gui(
         bool, typer.Option("--share", help="A public address through Gradio's tunnel; needs a key.")
     ] = False,
     inbrowser: Annotated[bool, typer.Option("--inbrowser", help="Open a browser.")] = False,
-    home: Annotated[
-        Path | None,
-        typer.Option(parser=path, metavar="DIR", help="Folder of the queue and its videos."),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help=f"Device that makes the videos: {DEVICES}.")
-    ] = None,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path,
-            metavar="FILE",
-            help="Keys that are let in, one a line (or set RECURVID_API_KEY).",
-        ),
-    ] = None,
-    allow_open: Annotated[
-        bool,
-        typer.Option("--allow-open", help="Listen beyond this machine without any key."),
-    ] = False,
+    home: HomeOption = None,
+    device: WorkersOption = None,
+    api_key_file: KeyFileOption = None,
+    allow_open: OpenOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Open the page in which videos are made; its jobs go on when the page is closed."""
@@ -82,7 +64,7 @@ def gui(
     store = open_store((home or here.home).expanduser().absolute())
     stopped = _stopped_by_signals()
     with (
-        Supervisor(store.home, (device or here.device,)),
+        Supervisor(store.home, tuple(device or [here.device])),
         served(store, door, vision=vision, device="auto") as page,
     ):
         output.result.print(f"page: {page.local}", markup=False, soft_wrap=True)

@@ -12,20 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from recurvid.cli.generate import check_place, run_session
-from recurvid.cli.options import (
-    AttentionOption,
-    CompileOption,
-    DeviceOption,
-    DtypeOption,
-    ExactStepsOption,
-    JsonOption,
-    OutputOption,
-    QuietOption,
-    SparseOption,
-    VramOption,
-    WeightsOption,
-    path,
-)
+from recurvid.cli.machine import takes_machine
+from recurvid.cli.options import JsonOption, OutputOption, QuietOption, path
 from recurvid.cli.output import Output
 from recurvid.cli.stopping import says_how_to_resume
 from recurvid.generation.finished import finished_video, half_written, stamp
@@ -33,7 +21,9 @@ from recurvid.generation.journal import Journal, Local
 from recurvid.generation.lock import folder_lock
 
 
+@takes_machine
 def resume(
+    how: dict[str, Any],
     folder: Annotated[Path, typer.Argument(parser=path, metavar="DIR", help="The session folder.")],
     out: OutputOption = None,
     overwrite: Annotated[
@@ -42,14 +32,6 @@ def resume(
     force: Annotated[
         bool, typer.Option("--force", help="Go on although weights, code or device changed.")
     ] = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    attention: AttentionOption = None,
-    weights: WeightsOption = None,
-    compile_blocks: CompileOption = None,
-    exact_steps: ExactStepsOption = None,
-    sparse: SparseOption = None,
-    vram: VramOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -57,11 +39,8 @@ def resume(
     output = Output(as_json, quiet)
     journal = Journal.open(Path(os.path.expanduser(folder)).absolute())
     with says_how_to_resume(journal.folder):
-        asked = {"device": device, "dtype": dtype, "attention": attention, "weights": weights}
-        asked |= {"compiled": compile_blocks, "vram": vram, "exact_steps": exact_steps}
-        asked |= {"sparse": sparse}
         before = journal.local
-        _change_local(journal, out, asked, overwrite=overwrite)
+        _change_local(journal, out, how, overwrite=overwrite)
         done = finished_video(journal)
         if done is None:
             run_session(output, journal, partial(_write_local, journal, before), force=force)
@@ -74,9 +53,9 @@ def resume(
 
 
 def _change_local(
-    journal: Journal, out: str | None, asked: Mapping[str, Any], *, overwrite: bool
+    journal: Journal, out: str | None, how: Mapping[str, Any], *, overwrite: bool
 ) -> None:
-    """Keep what was asked now for this and later runs; None leaves a setting as it is.
+    """Keep what was asked now for this and later runs; other settings stay as they are.
 
     Raises:
         OutputError: the result cannot be written to ``out``; nothing has changed.
@@ -97,7 +76,7 @@ def _change_local(
         output=str(place.path),
         overwrite=overwrite or still,
         replaces=there if overwrite or still else None,
-        **{name: value for name, value in asked.items() if value is not None},
+        **how,
     )
     _write_local(journal, after)
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from recurvid.cli.options import DeviceOption, JsonOption
+from recurvid.cli.machine import DeviceOption
+from recurvid.cli.options import JsonOption
 from recurvid.cli.output import Output
 from recurvid.errors import ComponentError
 from recurvid.settings import settings

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from recurvid.cli.options import DEVICES, JsonOption, path
+from recurvid.cli.listening import (
+    LOOPBACK,
+    HomeOption,
+    HostOption,
+    KeyFileOption,
+    OpenOption,
+    WorkersOption,
+)
+from recurvid.cli.options import JsonOption
 from recurvid.cli.output import Output
 from recurvid.cli.queue_home import open_store
 from recurvid.errors import ComponentError
@@ -19,37 +27,15 @@ _EXTRA = ("fastapi", "uvicorn", "pydantic", "python_multipart", "prometheus_clie
 
 
 def serve(
-    host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Address to listen on (default: loopback).")
-    ] = "127.0.0.1",
+    host: HostOption = LOOPBACK,
     port: Annotated[
         int,
         typer.Option(min=0, max=65535, help=f"Port; 0 takes a free one (default: {DEFAULT_PORT})."),
     ] = DEFAULT_PORT,
-    device: Annotated[
-        list[str] | None,
-        typer.Option(help=f"Device of a worker: {DEVICES}. Give it again for a second one."),
-    ] = None,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path,
-            metavar="FILE",
-            help="Keys, one a line, each with jobs of its own. RECURVID_API_KEY is one more.",
-        ),
-    ] = None,
-    allow_open: Annotated[
-        bool,
-        typer.Option("--allow-open", help="Listen beyond this machine without any key."),
-    ] = False,
-    home: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path,
-            metavar="DIR",
-            help="Where everything is kept (default: RECURVID_HOME, or the cache).",
-        ),
-    ] = None,
+    device: WorkersOption = None,
+    api_key_file: KeyFileOption = None,
+    allow_open: OpenOption = False,
+    home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve the API: OpenAI's /v1/videos, and /api with everything else."""
