@@ -46,12 +46,18 @@ class Preview:
 
 @dataclass(frozen=True)
 class SectionDone:
-    """A section is on disk and the video so far is one playable file."""
+    """A section is on disk and the video so far is one playable file.
+
+    Attributes:
+        frames: of the result, as they will stay, that ``video`` holds.
+        provisional: others in ``video``, to look at until theirs are final.
+    """
 
     section: int
     sections: int
     video: Path
     frames: int
+    provisional: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ class Runs:
             yield PixelFrames(start_, torch.full((2, 3, 16, 16), start_ / 20 - 0.5))
         if self.error is not None:
             raise self.error
+
+    def provisional(self, shown: Sequence[range]) -> Iterator[PixelFrames]:
+        return iter(())
 
 
 def recorder(root: Path, stream: Runs) -> SegmentRecorder:

@@ -18,7 +18,7 @@ from recurvid.errors import SessionError
 from recurvid.events import Finished, SectionDone
 from recurvid.generation.advice import resume_command
 from recurvid.generation.journal import Segment
-from recurvid.generation.so_far import join_so_far
+from recurvid.generation.so_far import SoFar, join_so_far
 from recurvid.video import assembly
 from recurvid.video.assembly import Part, concatenate
 from recurvid.video.encoders import VideoSettings
@@ -71,7 +71,7 @@ def test_it_grows_into_the_same_bytes(
     for number in order:
         there = sorted([*there, segments[number]], key=lambda segment: segment.frames.start)
         opened.clear()
-        assert join_so_far(there, video) == len(there) * LENGTH
+        assert join_so_far(there, video) == SoFar(len(there) * LENGTH, 0)
         new = [path for path in opened if path != video]
         assert set(new) <= {segments[number].path, there[0].path}
         assert len(opened) <= 4
@@ -140,7 +140,7 @@ def test_a_part_that_is_not_there_is_refused(tmp_path: Path, segments: list[Segm
 def test_pipes_are_not_waited_for(tmp_path: Path, segments: list[Segment]) -> None:
     video, pipe = tmp_path / "so_far.mp4", tmp_path / "0001.mp4"
     os.mkfifo(tmp_path / "so_far.json")
-    assert join_so_far(segments, video) == COUNT * LENGTH
+    assert join_so_far(segments, video) == SoFar(COUNT * LENGTH, 0)
     os.mkfifo(pipe)
     with pytest.raises(SessionError, match="not a regular file"):
         join_so_far([segments[0], Segment(pipe, 1, segments[1].frames)], video)
@@ -162,8 +162,9 @@ def test_a_video_that_a_player_holds_open_stays(
     events = list(opened_session(journal).run())
     done = [event for event in events if isinstance(event, SectionDone)]
     assert len(done) == 2
-    assert done[1].frames == done[0].frames
-    assert probe(journal.folder / "so_far.mp4").frames == done[0].frames
+    there = (done[0].frames, done[0].provisional)
+    assert (done[1].frames, done[1].provisional) == there
+    assert probe(journal.folder / "so_far.mp4").frames == sum(there)
     assert isinstance(events[-1], Finished)
     assert probe(tmp_path / "out.mp4").frames == events[-1].frames
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 from recurvid import durable
-from recurvid.generation.journal import Journal, Segment
+from recurvid.generation.journal import PROVISIONAL, Journal, Segment
 from recurvid.latents import LatentFrames
 from recurvid.sections import Section, SectionPlan
 from recurvid.vae.codec import DecodeStream, PixelFrames
@@ -69,19 +69,32 @@ class SegmentRecorder:
         Runs that touch become one segment, so where a segment begins and ends depends on the plan
         alone, and not on where a session was interrupted.
         """
-        runs = self._split(self._stream.push(latents))
+        return self._record(section, self._split(self._stream.push(latents)), SUFFIX)
+
+    def show(self, section: int) -> int:
+        """Make frames of the result that still wait, to look at; returns the number of segments.
+
+        To be called when all segments of ``add`` have been taken. Those of earlier calls stay while
+        none of their frames is final.
+        """
+        self._journal.drop_replaced()
+        shown = [segment.frames for segment in self._journal.provisional()]
+        runs = self._inside(self._stream.provisional(shown))
+        return sum(1 for _ in self._record(section, runs, PROVISIONAL + SUFFIX))
+
+    def _record(self, section: int, runs: Iterator[PixelFrames], suffix: str) -> Iterator[Segment]:
         run = next(runs, None)
         with ThreadPoolExecutor(1, thread_name_prefix="recurvid-encode") as thread:
             while run is not None:
                 start = stop = run.start
-                with self._segment(section) as (writer, written):
+                with self._segment(section, suffix) as (writer, written):
                     with _Ahead(thread, writer) as ahead:
                         while run is not None and run.start == stop:
                             ahead.write(run)
                             stop = run.frames.stop
                             run = next(runs, None)
                     written.append(range(start, stop))
-                path = self._journal.segment_path(section, range(start, stop), SUFFIX)
+                path = self._journal.segment_path(section, range(start, stop), suffix)
                 yield Segment(path, section, range(start, stop))
 
     def _split(self, runs: Iterator[PixelFrames]) -> Iterator[PixelFrames]:
@@ -94,14 +107,21 @@ class SegmentRecorder:
             if inside < len(run.frames) and not self._begun:
                 yield PixelFrames(run.start + inside, run.data[inside:])
 
+    def _inside(self, runs: Iterator[PixelFrames]) -> Iterator[PixelFrames]:
+        """The same runs without what lies beyond the result."""
+        for run in runs:
+            inside = self._frames - run.start
+            if inside > 0:
+                yield PixelFrames(run.start, run.data[:inside])
+
     @contextmanager
-    def _segment(self, section: int) -> Generator[tuple[SegmentWriter, list[range]]]:
+    def _segment(self, section: int, suffix: str) -> Generator[tuple[SegmentWriter, list[range]]]:
         # Its name holds the number of frames, which only the end of the run tells.
         beside = self._journal.video_folder / f".recurvid-{section:04d}.partial{SUFFIX}"
         written: list[range] = []
         with SegmentWriter(beside, self._settings) as writer:
             yield writer, written
-        path = self._journal.segment_path(section, written[0], SUFFIX)
+        path = self._journal.segment_path(section, written[0], suffix)
         beside.replace(path)
         durable.sync_folder(path.parent)
 

@@ -10,6 +10,7 @@
     conditioning.safetensors  embeddings and the latents of the given pictures
     sections/0007.safetensors latents of the eighth section
     video/0007.000000-000036.mp4   frames 0 to 35, which became final with the eighth section
+    video/0007.000037-000073.provisional.mp4   frames to look at until theirs are final
     so_far.mp4                the video so far, one file; so_far.json: which segments it holds
     finished.json             written last
 
@@ -37,6 +38,9 @@ from recurvid.generation.request import GenerationRequest
 
 _LARGEST_JSON = 64_000_000
 _SEGMENT = re.compile(r"(\d{4,})\.(\d{6,})-(\d{6,})\.[a-z0-9]+")
+#: Before the suffix of a segment that is no part of the result.
+PROVISIONAL = ".provisional"
+_PROVISIONAL = re.compile(_SEGMENT.pattern.replace(r"\.[", rf"\{PROVISIONAL}\.["))
 _OURS = re.compile(r"(end_)?picture(\.[a-z0-9]{1,8})?|local\.json|lock|\.recurvid-.*\.partial.*")
 
 
@@ -193,9 +197,23 @@ class Journal:
 
     def segments(self) -> list[Segment]:
         """Finished segments in timeline order."""
+        return self._segments(_SEGMENT)
+
+    def provisional(self) -> list[Segment]:
+        """Segments that stand in for frames that are not final, in timeline order."""
+        return self._segments(_PROVISIONAL)
+
+    def drop_replaced(self) -> None:
+        """Delete provisional segments that have frames which are final by now."""
+        final = [segment.frames for segment in self.segments()]
+        for segment in self.provisional():
+            if any(set(segment.frames).intersection(frames) for frames in final):
+                segment.path.unlink(missing_ok=True)
+
+    def _segments(self, pattern: re.Pattern[str]) -> list[Segment]:
         found: list[Segment] = []
         for path in self.video_folder.iterdir() if self.video_folder.is_dir() else ():
-            match = _SEGMENT.fullmatch(path.name)
+            match = pattern.fullmatch(path.name)
             if match is not None:
                 section, start, stop = (int(number) for number in match.groups())
                 found.append(Segment(path, section, range(start, stop)))

@@ -21,7 +21,7 @@ from recurvid.generation.finished import (
     stands,
 )
 from recurvid.generation.journal import Journal, Segment
-from recurvid.generation.so_far import frames_in, join_so_far
+from recurvid.generation.so_far import SoFar, frames_in, join_so_far
 from recurvid.generation.video_plan import VideoPlan
 from recurvid.video.buckets import center_crop_resize
 from recurvid.video.destination import Destination, check_output, destination
@@ -60,26 +60,28 @@ class Result:
         """Settings of the segments that the result is made from."""
         return self._place.segment_settings(self._settings)
 
-    def write_so_far(self) -> int:
-        """Join the frames that are there; returns their number, never 0.
+    def write_so_far(self) -> SoFar:
+        """Join the frames that are there, final ones and others; returns their numbers.
 
-        Frames beyond the end of the result stand in while there are no others (the first section
-        of the inverted order may make nothing else), and before them the start picture.
+        While there are none of the result, frames beyond its end stand in, and before them the
+        start picture.
         """
-        segments = self._kept() or self._journal.segments()
+        shown = sorted(self._kept() + self._journal.provisional(), key=lambda s: s.frames.start)
+        segments = shown or self._journal.segments()
         if segments:
             try:
-                return join_so_far(segments, self.so_far)
+                joined = join_so_far(segments, self.so_far)
+                return joined if shown else SoFar(0, joined.final)
             except OutputError as error:
                 # A player on Windows that shows the file keeps it; the next section tries again.
                 if not (isinstance(error.__cause__, PermissionError) and self.so_far.is_file()):
                     raise
-                return max(frames_in(self.so_far), 1)
+                return frames_in(self.so_far)
         picture = load_picture(self._journal.picture)
         still = center_crop_resize(picture, self._plan.height, self._plan.width)
         with SegmentWriter(self.so_far, self.segment_settings) as writer:
             writer.write(still[None])
-        return 1
+        return SoFar(0, 1)
 
     def is_written(self) -> bool:
         """Whether the finished video stands where it was asked for."""

@@ -62,6 +62,7 @@ class GenerationSession:
         components: the model.
         force: go on although weights or code have changed since the session began.
         previews: yield a rough look at the section after each step.
+        provisional: show frames that wait for latents still to come in the video so far.
         new_cache: makes step caches in place of the request's, to measure with.
     """
 
@@ -73,6 +74,7 @@ class GenerationSession:
         *,
         force: bool = False,
         previews: bool = False,
+        provisional: bool = True,
         new_cache: Callable[[], StepCache] | None = None,
     ):
         self.journal = journal
@@ -80,6 +82,7 @@ class GenerationSession:
         self.components = components
         self.force = force
         self.previews = previews
+        self.provisional = provisional
         self.new_cache = new_cache
         self.calibration = calibration_for(plan.request, components.weights.get("transformer", ()))
         settings = VideoSettings(exact_fps(plan.fps), crf=plan.request.crf)
@@ -105,6 +108,7 @@ class GenerationSession:
             if not self.result.is_written():
                 self.result.probe()
                 if self._is_complete():
+                    self.journal.drop_replaced()
                     self.result.write_so_far()  # killed just before, it lags behind
                 else:
                     self._check_fingerprint()
@@ -141,12 +145,16 @@ class GenerationSession:
         yield Progress("decode", section.index, 0, 1)
         for _ in recorder.add(section.index, latents):
             made += 1
+        # What the next section has finished already needs no stand-in.
+        if self.provisional and not self.journal.section_path(section.index + 1).is_file():
+            made += recorder.show(section.index)
         if resumed and not made:
             return
         sections = len(self.plan.sections.sections)
-        frames = self.result.write_so_far()
+        there = self.result.write_so_far()
         yield Progress("decode", section.index, 1, 1)
-        yield SectionDone(section.index, sections, self.result.so_far, frames)
+        video = self.result.so_far
+        yield SectionDone(section.index, sections, video, there.final, there.provisional)
 
     def _encode(self) -> Generator[Event, None, Encoded]:
         path = self.journal.conditioning_path

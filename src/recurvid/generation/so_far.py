@@ -10,16 +10,31 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recurvid import durable
-from recurvid.generation.journal import Segment
+from recurvid.generation.journal import PROVISIONAL, Segment
 from recurvid.video.assembly import Part, concatenate
 
 
-def join_so_far(segments: Sequence[Segment], video: Path) -> int:
-    """Make ``video`` the segments in the order given; returns the number of frames.
+@dataclass(frozen=True)
+class SoFar:
+    """How many frames the video so far has: ``final`` ones of the result, and others."""
+
+    final: int
+    provisional: int
+
+    @staticmethod
+    def of(segments: Sequence[tuple[str, int]]) -> SoFar:
+        """From names and lengths of segments."""
+        others = sum(length for name, length in segments if PROVISIONAL in name)
+        return SoFar(sum(length for _, length in segments) - others, others)
+
+
+def join_so_far(segments: Sequence[Segment], video: Path) -> SoFar:
+    """Make ``video`` the segments in the order given; returns how many frames it has.
 
     Beside it ``….json`` notes what it holds. A note that does not belong to the file, after a kill
     between the two or by whatever accident, is of no consequence: all segments are opened then.
@@ -40,16 +55,17 @@ def join_so_far(segments: Sequence[Segment], video: Path) -> int:
             parts[-1] = Part(video, range(before.start, run.stop))
         else:
             parts.append(Part(video, run))
-    frames = concatenate(parts, video)
+    concatenate(parts, video)
     held = [[name, len(segment.frames)] for name, segment in zip(names, segments, strict=True)]
     with suppress(OSError):  # the next join then opens all segments again
         durable.write_json(note, {"video": _stamp(video), "segments": held})
-    return frames
+    return SoFar.of([(segment.path.name, len(segment.frames)) for segment in segments])
 
 
-def frames_in(video: Path) -> int:
-    """How many frames a video has that :func:`join_so_far` made; 0 where nobody knows."""
-    return sum(len(run) for run in _noted(video.with_suffix(".json"), video).values())
+def frames_in(video: Path) -> SoFar:
+    """What a video holds that :func:`join_so_far` made; nothing where nobody knows."""
+    noted = _noted(video.with_suffix(".json"), video)
+    return SoFar.of([(name, len(run)) for name, run in noted.items()])
 
 
 def _noted(note: Path, video: Path) -> dict[str, range]:

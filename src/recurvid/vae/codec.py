@@ -54,6 +54,14 @@ class DecodeStream(Protocol):
         """
         ...
 
+    def provisional(self, shown: Sequence[range]) -> Iterator[PixelFrames]:
+        """Runs of frames that wait for latents still to come, as good as cheaply possible now.
+
+        To be called when the last push's frames have been taken; what later pushes give stays the
+        same. ``shown`` are timeline frames that nobody needs again. Runs come in timeline order.
+        """
+        ...
+
 
 @runtime_checkable
 class Codec(Protocol):

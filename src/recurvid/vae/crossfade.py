@@ -93,6 +93,12 @@ class CrossFadeStream:
         self._latents.add(latents)
         return self._decode_ready()
 
+    def provisional(self, shown: Sequence[range]) -> Iterator[PixelFrames]:
+        """See ``DecodeStream.provisional``: in the inverted order what waits to be faded into."""
+        if self._open is not None and self._inverted:
+            start = self._steps[self._next - 1].frames.start
+            yield from runs(start, self._open, (*self._finished, *shown))
+
     def _decode_ready(self) -> Iterator[PixelFrames]:
         ready: list[FadeStep] = []
         for step in self._steps[self._next :]:

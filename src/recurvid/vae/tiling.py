@@ -108,6 +108,16 @@ class TileStream:
         self._forget()
         return self._decode_ready()
 
+    def provisional(self, shown: Sequence[range]) -> Iterator[PixelFrames]:
+        """See ``DecodeStream.provisional``: heads that wait for the tile before, not faded yet.
+
+        No tile is decoded for show: two thirds of a section are there without, and the rest would
+        take a third of a section's decode.
+        """
+        for tile in sorted(self._heads):
+            head = self._grid.head(tile).start
+            yield from runs(head, self._heads[tile], (*self._finished, *shown))
+
     def _decode_ready(self) -> Iterator[PixelFrames]:
         near = {tile for i in self._latents for tile in self._grid.over(i)} & self._waiting
         for tile in sorted(near):
