@@ -42,18 +42,24 @@ def test_it_runs_and_draws(
     randomise(dit)
     save_quantized(dit.state_dict(), model / "dit.safetensors")
     picture = write_picture(tmp_path / "picture.png")
-    base = ["cache_curve", "--model", str(model), "--picture", str(picture), "--seconds", "1"]
+    base = ["cache_curve", "--model", str(model), "--seconds", "1"]
+    base += ["--case", str(picture), "pan left", "--case", str(picture), "zoom in"]
     base += ["--size", "64x48", "--steps", "6", "--device", "cpu"]
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
 
     monkeypatch.setattr(sys, "argv", [*base, "--save-calibration"])
     assert script.main() == 0
-    assert list(Calibration.load(model / "magcache.json").runs) == [6]
+    saved = Calibration.load(model / "magcache.json")
+    assert list(saved.runs) == [6]
+    assert saved.jump == script.SMALL_JUMP
 
     monkeypatch.setattr(sys, "argv", [*base, "--factors", "0", "60"])
     assert script.main() == 0
     (path,) = (tmp_path / "out").glob("*.json")
-    points = json.loads(path.read_text())["points"]
+    assert path.name.startswith("cache-curve-6-")
+    result = json.loads(path.read_text())
+    assert result["calibration_from"] == "beside the weights"
+    points = result["points"]
     assert [p["cache"] for p in points] == ["off", *(name for name in CACHES for _ in range(2))]
     for exact, loose in zip(points[1::2], points[2::2], strict=True):
         assert exact["threshold"] == 0
@@ -62,7 +68,7 @@ def test_it_runs_and_draws(
     for loose in points[2::2]:
         if loose["cache"] != "magcache":  # a random model has ratios that never let it skip
             assert loose["work"] < 1
-            assert 5 < loose["psnr"] < 90
+            assert 5 < loose["worst"] <= loose["psnr"] < 90
             assert loose["ssim"] < 1
     drawn = ElementTree.parse(path.with_suffix(".svg")).getroot()
     dots = [e for e in drawn.iter() if e.tag.endswith("circle")]

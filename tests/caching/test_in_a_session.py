@@ -14,8 +14,10 @@ from tests.generation.tiny_components import CountingDiT, tiny_components
 
 from recurvid.caching.calibration import FILE, Calibration
 from recurvid.caching.magcache import PUBLISHED
-from recurvid.caching.registry import CACHES
-from recurvid.caching.thresholds import THRESHOLDS
+from recurvid.caching.protocol import Step
+from recurvid.caching.registry import CACHES, new_cache
+from recurvid.caching.thresholds import OF_MODEL, THRESHOLDS, threshold_of
+from recurvid.checkpoints.locate import locate
 from recurvid.cli import generate
 from recurvid.errors import CheckpointError, RequestError, SessionError
 from recurvid.events import Finished, SectionDone
@@ -154,9 +156,9 @@ def test_published_calibrations_serve_the_released_models(tmp_path: Path) -> Non
 def test_defaults_are_filled_in_and_only_where_there_is_a_cache() -> None:
     plain = GenerationRequest()
     assert resolved(plain, spec_of(plain)).cache_threshold is None
-    for name, threshold in THRESHOLDS.items():
+    for name in THRESHOLDS:
         filled = resolved(plain.but(step_cache=name), spec_of(plain))
-        assert filled.cache_threshold == threshold
+        assert filled.cache_threshold == threshold_of(name, "bundled")
         assert resolved(filled, spec_of(plain)) == filled
         given = plain.but(step_cache=name, cache_threshold=0.0)
         assert resolved(given, spec_of(plain)).cache_threshold == 0.0
@@ -164,6 +166,33 @@ def test_defaults_are_filled_in_and_only_where_there_is_a_cache() -> None:
     assert THRESHOLDS["teacache"] == 0.15
     with pytest.raises(RequestError, match="cache_threshold: there is no step cache"):
         resolved(plain.but(cache_threshold=0.1), spec_of(plain))
+
+
+def test_a_model_has_thresholds_of_its_own_where_published_ones_skip_nothing() -> None:
+    released = GenerationRequest(model="framepack-f1", step_cache="magcache")
+    assert resolved(released, spec_of(released)).cache_threshold == THRESHOLDS["magcache"] == 0.1
+    small = GenerationRequest(step_cache="magcache")
+    assert resolved(small, spec_of(small)).cache_threshold == OF_MODEL["bundled"]["magcache"]
+    assert OF_MODEL["bundled"]["magcache"] > THRESHOLDS["magcache"]
+    assert threshold_of("teacache", "bundled") == THRESHOLDS["teacache"]
+    assert threshold_of("off", "bundled") is None
+    for thresholds in OF_MODEL.values():
+        assert set(thresholds) <= set(THRESHOLDS)
+
+
+@pytest.mark.parametrize("steps", [8, 12, 20])
+def test_the_bundled_models_calibration_skips_at_its_default(steps: int) -> None:
+    request = GenerationRequest(step_cache="magcache", steps=steps)
+    files = locate("bundled")
+    calibration = calibration_for(request, [Path(files["transformer"])])
+    assert calibration is not None
+    assert steps in calibration.runs
+    cache = new_cache("magcache", threshold_of("magcache", "bundled"), calibration)
+    for index in range(steps):
+        tokens = torch.ones(1, 2, 4)
+        step = Step(index, steps, 0.5)
+        cache.run(step, tokens, lambda: tokens, lambda: (t for t in [torch.zeros(1, 2, 4)]))  # noqa: B023
+    assert 0.4 <= sum(cache.computed) / steps <= 0.8
 
 
 def test_another_cache_than_the_videos_brings_its_own_threshold(

@@ -12,6 +12,7 @@ from tests.caching.cached_runs import Runs
 from recurvid.caching.calibration import Calibration, RatioRecorder
 from recurvid.caching.magcache import PUBLISHED, MagCache, MagRule
 from recurvid.caching.protocol import Step
+from recurvid.caching.registry import new_cache
 from recurvid.errors import CheckpointError, InputError
 
 
@@ -127,6 +128,20 @@ def test_calibrating_a_model_changes_nothing_and_serves_it(tmp_path: Path) -> No
     assert not all(runs.made[-1].computed)
 
 
+def test_a_calibration_says_what_a_jump_is(tmp_path: Path) -> None:
+    even = Calibration({12: (0.92,) * 12}, jump=0.5)
+    even.save(tmp_path / "magcache.json")
+    read = Calibration.load(tmp_path / "magcache.json")
+    assert read == even
+    assert read.digest() != Calibration({12: (0.92,) * 12}).digest()
+    for calibration, computed in ((read, 7), (Calibration({12: (0.92,) * 12}), 12)):
+        cache = new_cache("magcache", 0.1, calibration)
+        for i in range(12):
+            tokens = torch.ones(1, 2, 4)
+            cache.run(Step(i, 12, 0.5), tokens, lambda: tokens, lambda: (t for t in [tokens * 2]))  # noqa: B023
+        assert sum(cache.computed) == computed
+
+
 def test_runs_of_several_lengths_are_kept_apart() -> None:
     made = Calibration.of([[1.0, 0.5], [1.0, 0.7], [1.0, 0.9, 0.8]])
     assert made.runs == {2: (1.0, 0.6), 3: (1.0, 0.9, 0.8)}
@@ -136,7 +151,8 @@ def test_runs_of_several_lengths_are_kept_apart() -> None:
     "text",
     ["", "[]", "{}", '{"ratios": {}}', '{"ratios": {"2": [1.0]}}', '{"ratios": {"x": [1.0]}}',
      '{"ratios": {"1": ["a"]}}', '{"ratios": {"1": [0]}}', '{"ratios": {"2": [1, NaN]}}',
-     '{"ratios": {"0": []}}', '{"ratios": 3}', "\xff"],
+     '{"ratios": {"1": [1]}, "jump": 0}', '{"ratios": {"1": [1]}, "jump": "x"}',
+     '{"ratios": {"1": [1]}, "jump": NaN}', '{"ratios": {"0": []}}', '{"ratios": 3}', "\xff"],
 )  # fmt: skip
 def test_files_that_are_something_else_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "magcache.json"

@@ -20,6 +20,7 @@ from recurvid.errors import CheckpointError, InputError
 
 FILE = "magcache.json"  # beside a transformer's weights
 _LARGEST_FILE = 1_000_000
+JUMP = 0.06  # FramePack-Studio's
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,21 @@ class Calibration:
 
     Attributes:
         runs: number of steps -> that many ratios, the first of which is 1.
+        jump: a step whose ratio is further from 1 stands out, and is always computed. A model whose
+            residual shrinks evenly, but faster than that, needs a higher one.
 
     Raises:
-        InputError: no run, a run of another length, or a ratio that is not above zero.
+        InputError: no run, a run of another length, or a number that is not above zero.
     """
 
     runs: Mapping[int, tuple[float, ...]]
+    jump: float = JUMP
 
     def __post_init__(self) -> None:
         if not self.runs:
             raise InputError("magcache calibration: holds no run")
+        if not (math.isfinite(self.jump) and self.jump > 0):
+            raise InputError(f"magcache calibration: the jump {self.jump} is not above 0")
         for steps, ratios in self.runs.items():
             if len(ratios) != steps or not ratios:
                 raise InputError(f"magcache calibration: {len(ratios)} ratios for {steps} steps")
@@ -57,12 +63,14 @@ class Calibration:
     def save(self, path: Path) -> None:
         """Write as JSON."""
         runs = {str(steps): list(ratios) for steps, ratios in sorted(self.runs.items())}
-        path.write_text(json.dumps({"format": 1, "ratios": runs}, indent=1) + "\n", "utf-8")
+        known = {"format": 1, "jump": self.jump, "ratios": runs}
+        path.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
 
     def digest(self) -> str:
         """A short text that differs for other numbers."""
         runs = sorted((steps, tuple(ratios)) for steps, ratios in self.runs.items())
-        return hashlib.sha256(repr(runs).encode()).hexdigest()[:16]
+        told = repr(runs) if self.jump == JUMP else repr((runs, self.jump))
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     @staticmethod
     def load(path: Path) -> Calibration:
@@ -74,13 +82,15 @@ class Calibration:
         try:
             if path.stat().st_size > _LARGEST_FILE:
                 raise ValueError("too large")
-            runs = json.loads(path.read_text("utf-8"))["ratios"]
-            return Calibration({int(n): tuple(map(float, runs[n])) for n in runs})
+            known = json.loads(path.read_text("utf-8"))
+            runs = known["ratios"]
+            measured = {int(n): tuple(map(float, runs[n])) for n in runs}
+            return Calibration(measured, float(known.get("jump", JUMP)))
         except (OSError, ValueError, TypeError, KeyError, RecursionError, InputError) as error:
             raise CheckpointError(f"{path}: not a calibration for magcache ({error})") from None
 
     @staticmethod
-    def of(runs: Sequence[Sequence[float]]) -> Calibration:
+    def of(runs: Sequence[Sequence[float]], jump: float = JUMP) -> Calibration:
         """Of recorded runs; those of one length are averaged.
 
         Raises:
@@ -94,7 +104,8 @@ class Calibration:
                     for values in zip(*(r for r in runs if len(r) == length), strict=True)
                 )
                 for length in lengths
-            }
+            },
+            jump,
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from recurvid.caching.calibration import Calibration
+from recurvid.caching.calibration import JUMP, Calibration
 from recurvid.caching.protocol import Blocks, Probe, Step, after_all
 from recurvid.caching.thresholds import THRESHOLDS
 
@@ -47,7 +47,7 @@ class MagRule:
     threshold: float = THRESHOLDS["magcache"]
     longest: int = 2
     kept: float = 0.25
-    jump: float = 0.06
+    jump: float = JUMP
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class CacheKind:
 
 def _magcache(threshold: float, calibration: Calibration | None) -> StepCache:
     assert calibration is not None
-    return MagCache(calibration, MagRule(threshold))
+    return MagCache(calibration, MagRule(threshold, jump=calibration.jump))
 
 
 CACHES: dict[str, CacheKind] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 OFF = "off"
 
+#: As published, for the released models.
 THRESHOLDS: dict[str, float] = {
     "teacache": 0.15,  # the original's page
     "first-block": 0.05,  # diffusers' default
@@ -15,3 +16,13 @@ THRESHOLDS: dict[str, float] = {
     "taylor": 0.15,  # TeaCache's rule
     "taylor-2": 0.15,
 }
+#: Where a model takes another: its residual changes more from step to step than a large model's.
+#: Chosen by benchmarks/cache_curve.py.
+OF_MODEL: dict[str, dict[str, float]] = {
+    "bundled": {"first-block": 0.15, "magcache": 0.2},
+}
+
+
+def threshold_of(cache: str, model: str) -> float | None:
+    """The threshold of a cache by default, for a model by name; None for no cache."""
+    return OF_MODEL.get(model, {}).get(cache, THRESHOLDS.get(cache))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recurvid.caching.thresholds import OFF, THRESHOLDS
+from recurvid.caching.thresholds import OFF, threshold_of
 from recurvid.checkpoints.known import KNOWN, ModelSpec
 from recurvid.errors import RequestError
 from recurvid.generation.request import GenerationRequest, parse_size
@@ -80,7 +80,7 @@ def resolved(request: GenerationRequest, spec: ModelSpec) -> GenerationRequest:
         shift=_or(request.shift, made_for.shift or 0.0),
         guidance_scale=_or(guidance, made_for.guidance_scale),
         cfg_scale=_or(request.cfg_scale, made_for.cfg_scale),
-        cache_threshold=_or(request.cache_threshold, THRESHOLDS.get(request.step_cache)),
+        cache_threshold=_or(request.cache_threshold, threshold_of(request.step_cache, spec.name)),
     )
 
 
