@@ -42,6 +42,9 @@ class FakeExecutor:
             raise ComponentError("no xpu device here; there are cuda, cpu")
         return {"auto": "card 0", "cuda": "card 0", "cuda:0": "card 0"}.get(device, device)
 
+    def rest(self) -> None:
+        """There is nothing to give up."""
+
     def run(self, job: Job, folder: Path) -> Generator[Report]:
         asked = json.loads(job.request.prompt) if job.request.prompt.startswith("{") else {}
         sections, steps = asked.get("sections", 2), asked.get("steps", 2)

@@ -197,6 +197,21 @@ def test_a_worker_answers_to_every_name_of_its_device(own_home: Path):
         wait_for(lambda: store.get(id).state is S.DONE)
 
 
+def test_an_idle_worker_rests_once(own_home: Path, monkeypatch: pytest.MonkeyPatch):
+    told: list[int] = []
+    monkeypatch.setattr(FakeExecutor, "rest", lambda _: told.append(store.counts()[S.DONE]))
+    store = a_store(own_home, keep_model_seconds=0.3)
+    with working(store):
+        time.sleep(0.5)
+        assert told == []  # there was no job yet
+        for number in (1, 2):
+            id = add(store, asks(number=number)).id
+            wait_for(lambda i=id: store.get(i).state is S.DONE)
+            wait_for(lambda n=number: len(told) == n)
+            time.sleep(0.5)
+    assert told == [1, 2]
+
+
 def test_a_worker_waits_for_the_one_before(own_home: Path):
     store = a_store(own_home)
     id = add(store, asks()).id
@@ -231,6 +246,9 @@ def test_progress_costs_little(own_home: Path):
         def hardware(self, device: str) -> str:
             return device
 
+        def rest(self) -> None:
+            pass
+
         def run(self, job: Any, folder: Path):
             yield Planned(JobPlan(8, 8, 1.0, 1, "forward", (SectionSpan(0, 1),)))
             for step in range(1000):
@@ -253,6 +271,9 @@ def test_an_executor_that_ends_without_a_video_is_a_bug(own_home: Path):
     class Nothing:
         def hardware(self, device: str) -> str:
             return device
+
+        def rest(self) -> None:
+            pass
 
         def run(self, job: Any, folder: Path):
             yield Planned(JobPlan(8, 8, 1.0, 1))

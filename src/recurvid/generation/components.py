@@ -7,7 +7,7 @@ sum ever held is backbone and autoencoder.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +84,21 @@ class Loaders:
     for_budget: BudgetLoaders | None = None
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How a budget lays a backbone out, for one that an earlier session has loaded.
+
+    Attributes:
+        plan: a backbone that was loaded for an equal one serves as it lies.
+        join: make it this session's: its turns, its room; off the device if the encoders need that.
+        held: system memory that it holds, page cache not counted, bytes.
+    """
+
+    plan: Hashable
+    join: Callable[[Backbone], None]
+    held: Callable[[Backbone], int]
+
+
 @dataclass
 class Components:
     """The parts of one model on one machine.
@@ -95,6 +110,7 @@ class Components:
         guided: whether the backbone embeds a guidance scale.
         exact_attention: for the first and last steps, where the backbone's own kernel rounds.
         dense_attention: for the first steps, where the backbone's own is sparse.
+        layout: under a budget, how the backbone lies.
     """
 
     loaders: Loaders
@@ -105,6 +121,7 @@ class Components:
     guided: bool
     exact_attention: AttentionBackend | None = None
     dense_attention: AttentionBackend | None = None
+    layout: Layout | None = None
 
     @property
     def device(self) -> torch.device:

@@ -7,6 +7,7 @@ from recurvid.checkpoints.int8 import dequantized
 from recurvid.checkpoints.locate import ModelFiles, locate
 from recurvid.errors import RequestError
 from recurvid.generation.journal import Journal
+from recurvid.generation.kept import KeptModel
 from recurvid.generation.loading import load_components
 from recurvid.generation.placing import under_budget
 from recurvid.generation.runtime import Runtime
@@ -20,11 +21,18 @@ from recurvid.video.pictures import load_picture
 
 
 def open_session(
-    journal: Journal, *, force: bool = False, previews: bool = False
+    journal: Journal,
+    *,
+    force: bool = False,
+    previews: bool = False,
+    kept: KeptModel | None = None,
 ) -> GenerationSession:
     """Find the model's files and plan the video, or read the plan that is there.
 
     Nothing large is loaded yet.
+
+    Args:
+        kept: what an earlier session has loaded, lent to this one if it would load the same.
 
     Raises:
         InputError: a request that the model cannot do.
@@ -57,7 +65,10 @@ def open_session(
             end_picture=journal.end_picture is not None,
         )
     _refuse_schedule(plan.schedule, files)
-    components = under_budget(components, files, plan, journal.folder)
+    held = 0 if kept is None else kept.held
+    components = under_budget(components, files, plan, journal.folder, held)
+    if kept is not None:
+        kept.lend(components)
     return GenerationSession(journal, plan, components, force=force, previews=previews)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recurvid.checkpoints.locate import ModelFiles
 from recurvid.errors import ComponentError
-from recurvid.generation.components import Components, Embeds, EncodeText
+from recurvid.generation.components import Components, Embeds, EncodeText, Layout
 from recurvid.generation.memory_plan import (
     DENOISE,
     TEXT,
@@ -31,6 +31,7 @@ from recurvid.memory.machine import available_memory, free_on
 from recurvid.memory.residency import Turns, free, is_out_of_memory, limit_allocator
 from recurvid.models.converted import Conversion
 from recurvid.models.placed import PlacedDiT, Room, Streaming
+from recurvid.models.protocol import Backbone
 from recurvid.ops.linear.forms import AUTO
 from recurvid.settings import settings
 from recurvid.vae.hunyuan import HunyuanCodec
@@ -46,11 +47,12 @@ _DISK_LEFT = GIB
 logger = logging.getLogger(__name__)
 
 
-def budget_of(runtime: Runtime, folder: Path) -> MemoryBudget | None:
+def budget_of(runtime: Runtime, folder: Path, held: int = 0) -> MemoryBudget | None:
     """What a run may use: ``--vram``, and no more than a CUDA device has free; None for neither.
 
     Args:
         folder: where the session lies.
+        held: bytes of system memory that this process gives up if need be.
     """
     if runtime.vram is None and runtime.device.type != "cuda":
         return None
@@ -61,6 +63,7 @@ def budget_of(runtime: Runtime, folder: Path) -> MemoryBudget | None:
         vram = there if vram is None else min(vram, there)
     assert vram is not None
     ram, swap = available_memory()
+    ram = None if ram is None else ram + held
     home = max(0, _free_disk(converted_folder()) - _DISK_LEFT)
     return MemoryBudget.of(vram, ram=ram, swap=swap, disk=_free_disk(folder), home=home)
 
@@ -93,14 +96,17 @@ def question_of(plan: VideoPlan, weights: str = AUTO) -> MemoryQuestion:
 
 
 def under_budget(
-    components: Components, files: ModelFiles, plan: VideoPlan, folder: Path
+    components: Components, files: ModelFiles, plan: VideoPlan, folder: Path, held: int = 0
 ) -> Components:
     """The components, made to keep a budget; themselves where there is none, or a small model.
+
+    Args:
+        held: as for ``budget_of``.
 
     Raises:
         ComponentError: what cannot fit, with numbers; nothing was loaded yet.
     """
-    budget = None if files.spec.bundled else budget_of(components.runtime, folder)
+    budget = None if files.spec.bundled else budget_of(components.runtime, folder, held)
     if budget is None:
         return components
     weights = components.runtime.weights
@@ -177,7 +183,34 @@ def _placed(
         return _with_fewer_layers(budgeted.text, len(placement.phase(TEXT).resident), device)
 
     loaders = replace(old, text=text, codec=codec, backbone=backbone)
-    return replace(components, loaders=loaders)
+    layout = _layout(placement, turns, 0 if on_disk else conversion.size)
+    return replace(components, loaders=loaders, layout=layout)
+
+
+def _layout(placement: Placement, turns: Turns, in_memory: int) -> Layout:
+    """For a backbone that an earlier session has loaded under a plan like this one.
+
+    Args:
+        in_memory: bytes of weights that were made in memory.
+    """
+
+    def join(model: Backbone) -> None:
+        assert isinstance(model, PlacedDiT)
+        model.join(turns, _room(placement, turns.device), stays=_stays(placement))
+
+    def held(model: Backbone) -> int:
+        assert isinstance(model, PlacedDiT)
+        return model.held + in_memory
+
+    return Layout((_streaming(placement), placement.together, in_memory), join, held)
+
+
+def _stays(placement: Placement) -> bool:
+    """Whether the encoders, and all else that comes before it, have room beside the backbone."""
+    denoise = placement.phase(DENOISE)
+    there = denoise.need.weights + denoise.resident_bytes + denoise.slot_bytes
+    before = placement.phases[: placement.phases.index(denoise)]
+    return all(plan.device + there <= plan.limit for plan in before)
 
 
 def _streaming(placement: Placement) -> Streaming:

@@ -73,7 +73,7 @@ class Executor(Protocol):
     """Makes the video of one job at a time."""
 
     def hardware(self, device: str) -> str:
-        """What is behind a device's name: the same word for the same thing, however it is called.
+        """What is behind a device's name: one word for one thing, whatever it is called.
 
         Two workers of one home never work on the same.
 
@@ -95,6 +95,10 @@ class Executor(Protocol):
             RecurVidError: the job cannot be done; one line for its user. It fails.
             OSError: with ENOSPC or EDQUOT it waits for room and goes on; others fail it.
         """
+        ...
+
+    def rest(self) -> None:
+        """Give up what is kept for the next job only; there has been none for a while."""
         ...
 
 

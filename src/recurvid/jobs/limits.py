@@ -34,6 +34,8 @@ class Limits:
             less.
         keep_sessions_days: after which the latents of a job that is no longer active are removed.
         keep_sessions_bytes: of all sessions that are no longer active; the oldest go first.
+        keep_model_seconds: that an idle worker keeps the last job's model, on its device and in
+            memory.
         crashes: of the model's process in one job without a finished section in between, after
             which the job fails.
         restarts: the same for ends that are not the model's fault (everything was killed).
@@ -50,6 +52,7 @@ class Limits:
     disk_free_bytes: int = 1 * GB
     keep_sessions_days: int | float = 7
     keep_sessions_bytes: int = 20 * GB
+    keep_model_seconds: int | float = 300
     crashes: int = 3
     restarts: int = 25
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from recurvid.events import Event, Finished, Preview, Progress, SectionDone
 from recurvid.events import Planned as SessionPlanned
 from recurvid.generation.journal import Journal
+from recurvid.generation.kept import KeptModel
 from recurvid.generation.local import Local
 from recurvid.generation.opening import open_session
 from recurvid.generation.session import GenerationSession
@@ -34,7 +35,7 @@ def make(device: str) -> Executor:
 
 
 class SessionExecutor:
-    """Runs sessions on one device. Models leave it after each job, the loaded code stays.
+    """Runs sessions on one device, and keeps the last one's model for the next.
 
     Args:
         device: of jobs that leave it to the worker.
@@ -42,6 +43,7 @@ class SessionExecutor:
 
     def __init__(self, device: str):
         self.device = device
+        self._kept = KeptModel()
 
     def hardware(self, device: str) -> str:
         """See Executor."""
@@ -50,17 +52,26 @@ class SessionExecutor:
     def run(self, job: Job, folder: Path) -> Generator[Report]:
         """See Executor."""
         try:
-            session = open_session(self._journal(job, folder), previews=True)
-            yield Planned(job_plan(session))
+            session = open_session(self._journal(job, folder), previews=True, kept=self._kept)
             looks = Looks(session)
-            with closing(session.run()) as events:
-                for event in events:
-                    report = _report(event, session, looks)
-                    if report is not None:
-                        yield report
+            try:
+                yield Planned(job_plan(session))
+                with closing(session.run()) as events:
+                    for event in events:
+                        report = _report(event, session, looks)
+                        if report is not None:
+                            yield report
+            except GeneratorExit:  # cancelled, or the worker leaves
+                self._kept.keep(session.components)
+                raise
+            self._kept.keep(session.components)
             del session, looks, events
         finally:
             _free()
+
+    def rest(self) -> None:
+        """See Executor."""
+        self._kept.drop()
 
     def _journal(self, job: Job, folder: Path) -> Journal:
         """The session of a job, begun or gone on with."""

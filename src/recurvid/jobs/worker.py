@@ -107,6 +107,7 @@ class Worker:
         logger.info("worker for %s is ready", self.device)
         self.claims.note_pause(self.slot, None)
         known = _Hardware(executor, hardware, self.store.home, self.slot)
+        rests = _Rest(executor, self.store.limits.keep_model_seconds)
         while not self.stop.is_set():
             try:
                 mine, others = known.sort(self.claims.devices_wanted())
@@ -121,8 +122,10 @@ class Worker:
                 self.stop.wait(1.0)
                 continue
             if claim is None:
+                rests.idle()
                 self.stop.wait(_IDLE_SECONDS)
                 continue
+            rests.busy()
             with known.lent(claim.job.how.device) as ours:
                 if not ours:  # its own worker came this moment
                     self.claims.stopped(claim)
@@ -176,6 +179,28 @@ class Worker:
             logger.error("job %s: the queue cannot be written: %s", claim.id, full)
             return LEFT_FOR_NOW
         return LEFT if failure.known else DISTRUSTED
+
+
+class _Rest:
+    """Tells an executor once when there was nothing to do for some seconds."""
+
+    def __init__(self, executor: Executor, seconds: float):
+        self._executor, self._seconds = executor, seconds
+        self._since: float | None = None
+        self._rested = True
+
+    def busy(self) -> None:
+        """A job was there."""
+        self._since, self._rested = None, False
+
+    def idle(self) -> None:
+        """There is none."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+        if not self._rested and now - self._since >= self._seconds:
+            self._executor.rest()
+            self._rested = True
 
 
 class _Hardware:

@@ -188,6 +188,29 @@ class PlacedDiT:
 
         return self._with_room(step)
 
+    @property
+    def held(self) -> int:
+        """Bytes of system memory that blocks take which do not lie in a file."""
+        source = self.stream.source
+        return source.buffer_bytes if isinstance(source, PinnedSource) else 0
+
+    def join(self, turns: Turns, room: Room | None, *, stays: bool) -> None:
+        """Serve another job, with the turns and the room of its plan.
+
+        Args:
+            stays: on the device; else it comes back when it is called.
+        """
+        self._prompts.clear()
+        self._turns, self._room = turns, room
+        if stays:
+            turns.take("backbone", self._bring_outer, self.leave)
+            return
+        self.leave()
+        for part in (getattr(self.model, name) for name in ALWAYS):
+            if part is not None:
+                part.to("cpu")
+        free(self.device)
+
     def leave(self) -> None:
         """Take blocks and buffers off the device; the next call brings them back."""
         self.stream.release()
