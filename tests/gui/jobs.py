@@ -21,6 +21,7 @@ def put(
     progress: JobProgress | None = None,
     plan: JobPlan | None = PLAN,
     error: str | None = None,
+    error_code: str | None = None,
     files: Sequence[str] = (),
 ) -> Job:
     """Bring a job into a state, and make files of it."""
@@ -30,12 +31,14 @@ def put(
         (folder / name).write_bytes(b"some bytes of a video or picture")
     with store.database.writing() as connection:
         connection.execute(
-            "UPDATE jobs SET state=?, progress=?, plan=?, error=?, revision=revision+1 WHERE id=?",
+            "UPDATE jobs SET state=?, progress=?, plan=?, error=?, error_code=?, "
+            "revision=revision+1 WHERE id=?",
             (
                 state,
                 json.dumps((progress or JobProgress()).to_json()),
                 json.dumps(plan.to_json()) if plan else None,
                 error,
+                error_code,
                 job.id,
             ),
         )

@@ -94,7 +94,7 @@ def test_a_plan_is_asked_for_and_drawn_to_scale():
     assert "4.0 GiB of 8.0 GiB used" in drawn
     assert ENGLISH("memory.fits") in drawn
     short = models_panel.memory_plan({**PLAN, "does_not_fit": ["decode"]}, ENGLISH)
-    assert "Does not fit: decode" in short
+    assert "Does not fit:<ul><li>decode</li></ul>" in short
 
 
 def test_a_machine_without_a_card_is_planned_for_a_small_one():

@@ -13,7 +13,7 @@ from recurvid.checkpoints.blobs import Progress, fetch_blobs, large_blobs
 from recurvid.checkpoints.formats import open_checkpoint
 from recurvid.checkpoints.known import Component, ModelSpec
 from recurvid.checkpoints.locate import Found, find, hub_cache, search_roots, status
-from recurvid.errors import CheckpointError
+from recurvid.errors import CheckpointError, Line
 
 #: Kept free beside what is fetched: file systems and other programs need air.
 SPARE_BYTES = 500_000_000
@@ -99,7 +99,7 @@ def fetch(
         except CheckpointError:
             raise
         except Exception as error:
-            raise CheckpointError(_reason(repo, error)) from error
+            raise _told(repo, error) from error
     return tuple(_checked(part, plan.cache) for part in plan.parts)
 
 
@@ -107,7 +107,9 @@ def _hub_download() -> SnapshotDownload:
     from huggingface_hub import constants, snapshot_download
 
     if constants.HF_HUB_OFFLINE:
-        raise CheckpointError("HF_HUB_OFFLINE is set: nothing can be fetched; unset it first")
+        raise CheckpointError(
+            "HF_HUB_OFFLINE is set: nothing can be fetched; unset it first", "fetch.offline"
+        )
     return snapshot_download
 
 
@@ -117,7 +119,8 @@ def _checked(part: Component, cache: Path) -> Found:
     if found.path is None:
         raise CheckpointError(
             f"{part.repo}: {part.folder or 'the repository'} was fetched but is not complete "
-            f"({found.state} in {cache}); run the same command again"
+            f"({found.state} in {cache}); run the same command again",
+            "fetch.incomplete",
         )
     if part.weights:
         open_checkpoint(found.path)
@@ -138,15 +141,20 @@ def _begun(cache: Path, repo: str) -> int:
 def _check_disk(plan: FetchPlan) -> None:
     existing = next(path for path in (plan.cache, *plan.cache.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise CheckpointError(f"{existing}: is a file; name a folder to fetch to")
+        raise CheckpointError(f"{existing}: is a file; name a folder to fetch to", "fetch.folder")
     try:
         free = shutil.disk_usage(existing).free
     except OSError as error:
-        raise CheckpointError(f"{existing}: cannot be used ({error.strerror})") from error
+        raise CheckpointError(
+            f"{existing}: cannot be used ({error.strerror})", "fetch.folder"
+        ) from error
     if free < plan.size + SPARE_BYTES:
         raise CheckpointError(
             f"{plan.spec.name} needs {in_words(plan.size)} more at {plan.cache}, "
-            f"where {in_words(free)} are free; make room, or name another folder with --to"
+            f"where {in_words(free)} are free; make room, or name another folder with --to",
+            "fetch.room",
+            needed=in_words(plan.size),
+            free=in_words(free),
         )
 
 
@@ -162,20 +170,38 @@ def in_words(size: int) -> str:
 #: What went wrong, by the name of an exception class anywhere in its chain. Names, because hub
 #: 0.x raises requests' classes and 1.x and later httpx's.
 _REASONS = (
-    ({"OfflineModeIsEnabled"}, "the hub's library is set offline (HF_HUB_OFFLINE); unset it first"),
-    ({"GatedRepoError"}, "its owners ask for an account and consent; see its page on the hub"),
-    ({"RepositoryNotFoundError"}, "no such repository on the hub, or it is not public any more"),
+    (
+        {"OfflineModeIsEnabled"},
+        Line(
+            "the hub's library is set offline (HF_HUB_OFFLINE); unset it first", "fetch.offline"
+        ),
+    ),
+    (
+        {"GatedRepoError"},
+        Line(
+            "its owners ask for an account and consent; see its page on the hub", "fetch.gated"
+        ),
+    ),
+    (
+        {"RepositoryNotFoundError"},
+        Line(
+            "no such repository on the hub, or it is not public any more", "fetch.no_repository"
+        ),
+    ),
     (
         {"ConnectionLostError", "LocalEntryNotFoundError", "ConnectionError", "ConnectError",
          "ConnectTimeout", "Timeout", "TimeoutException", "NetworkError", "TransportError",
          "gaierror", "TimeoutError"},
-        "no connection to the hub; check the network and run the same command again, "
-        "what was fetched so far is kept",
+        Line(
+            "no connection to the hub; check the network and run the same command again, "
+            "what was fetched so far is kept",
+            "fetch.no_network",
+        ),
     ),
 )  # fmt: skip
 
 
-def _reason(repo: str, error: BaseException) -> str:
+def _told(repo: str, error: BaseException) -> CheckpointError:
     """One line for whatever the hub's library raised."""
     chain: list[BaseException] = []
     link: BaseException | None = error
@@ -184,10 +210,16 @@ def _reason(repo: str, error: BaseException) -> str:
         link = link.__cause__ or link.__context__
     for problem in chain:
         if isinstance(problem, OSError) and problem.errno in _FULL:
-            return f"{repo}: the disk is full; make room and run the same command again"
+            return CheckpointError(
+                f"{repo}: the disk is full; make room and run the same command again", "fetch.full"
+            )
     names = {kind.__name__ for problem in chain for kind in type(problem).__mro__}
     for kinds, reason in _REASONS:
         if names & kinds:
-            return f"{repo}: {reason}"
+            return CheckpointError(f"{repo}: {reason}", reason.key)
     first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return f"{repo}: could not be fetched ({first}); run the same command again to go on"
+    return CheckpointError(
+        f"{repo}: could not be fetched ({first}); run the same command again to go on",
+        "fetch.other",
+        reason=first,
+    )

@@ -14,11 +14,12 @@ from typing import Any
 import gradio as gr
 
 from recurvid.gui import create_tab, lists, models_panel, stage
-from recurvid.gui.actions import Tabs, listen
+from recurvid.gui.actions import listen
 from recurvid.gui.batch_box import build as build_batch
 from recurvid.gui.how_form import kernel_choices
 from recurvid.gui.models_tab import build as build_models
 from recurvid.gui.page import Page, Visitor, panel
+from recurvid.gui.tabs import Tabs
 from recurvid.gui.words import word
 from recurvid.jobs.states import JobState
 

@@ -11,6 +11,7 @@ import gradio as gr
 from recurvid.errors import RecurVidError
 from recurvid.gui.create_tab import Wish, submit
 from recurvid.gui.page import Page, Visitor
+from recurvid.gui.sayings import problem
 from recurvid.gui.words import word
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp", ".heic"}
@@ -59,7 +60,7 @@ def queue_all(
         try:
             submit(page, visitor, Wish(file, None, wish.how, wish.fields), "")
         except RecurVidError as error:
-            refused.append(str(error))
+            refused.append(f"{Path(file).name}: {problem(visitor.language, error)}")
         else:
             added += 1
     return added, refused

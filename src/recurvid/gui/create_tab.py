@@ -215,7 +215,7 @@ def submit(page: Page, visitor: Visitor, wish: Wish, editing: str) -> Job:
     if editing:
         return page.store.edit(editing, request, how, owner=visitor.owner)
     if not wish.picture:
-        raise InputError(visitor.language("need.picture"))
+        raise InputError("add a start picture first", "picture.need")
     return page.store.add(
         request,
         Path(wish.picture),

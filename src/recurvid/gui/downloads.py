@@ -8,9 +8,10 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from recurvid.checkpoints.known import KNOWN
-from recurvid.errors import InputError
+from recurvid.errors import InputError, Line
 
 Command = Callable[[str], Sequence[str]]
 
@@ -28,7 +29,7 @@ class Download:
     done: int = 0
     running: bool = True
     complete: bool = False
-    error: str = ""
+    error: Line = Line("")  # noqa: RUF009 (it does not change)
 
 
 def _command(name: str) -> Sequence[str]:
@@ -59,7 +60,7 @@ class Downloads:
             InputError: no such model, or nothing to fetch.
         """
         if name not in KNOWN or KNOWN[name].bundled:
-            raise InputError(f"model {name[:40]!r}: there is nothing to download")
+            raise InputError(f"model {name[:40]!r}: there is nothing to download", "fetch.nothing")
         with self._lock:
             now = self._states.get(name)
             if now is not None and now.running:
@@ -99,12 +100,17 @@ class Downloads:
         code = process.wait()
         state = self._states[name]
         if not state.complete and not state.error and code > 0:
-            state = replace(state, error="the download ended unexpectedly")
+            ended = Line("the download ended unexpectedly", "fetch.ended")
+            state = replace(state, error=ended)
         self._states[name] = replace(state, running=False)
 
     def _change(self, name: str, said: object) -> None:
-        known = {"size": int, "done": int, "error": str, "complete": bool}
+        known = {"size": int, "done": int, "complete": bool}
         if not isinstance(said, dict):
             return
-        values = {k: v for k, v in said.items() if isinstance(v, known.get(str(k), ()))}
+        values: dict[str, Any] = {
+            k: v for k, v in said.items() if isinstance(v, known.get(str(k), ()))
+        }
+        if "error" in said:
+            values["error"] = Line.from_json(said["error"])
         self._states[name] = replace(self._states[name], **values)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from recurvid.checkpoints.fetch import fetch, plan_fetch
 from recurvid.checkpoints.known import KNOWN
-from recurvid.errors import RecurVidError
+from recurvid.errors import Line, RecurVidError
 
 _EVERY = 0.5
 
@@ -39,13 +39,14 @@ def main(arguments: Sequence[str], say: Callable[[str], object] = sys.stdout.wri
 
     try:
         if len(arguments) != 1 or arguments[0] not in KNOWN:
-            tell(error=f"no such model; one of {', '.join(KNOWN)}")
+            nothing = Line(f"no such model; one of {', '.join(KNOWN)}", "fetch.nothing")
+            tell(error=nothing.to_json())
             return 2
         plan = plan_fetch(KNOWN[arguments[0]])
         tell(size=plan.size)
         fetch(plan, progress=progress)
     except RecurVidError as error:
-        tell(error=str(error))
+        tell(error=error.line.to_json())
         return error.exit_code
     tell(complete=True)
     return 0

@@ -109,7 +109,13 @@ def number_in(name: str, text: str, *, whole: bool = False) -> int | float:
     pattern = r"\d{1,20}" if whole else r"\d{1,15}([.,]\d{1,15})?"
     if not re.fullmatch(pattern, text, re.ASCII):
         kind = "a whole number" if whole else "a number"
-        raise RequestError(f"{name}: {text[:40]!r} is not {kind}")
+        raise RequestError(
+            f"{name}: {text[:40]!r} is not {kind}",
+            "field.kind",
+            field=name,
+            kind="int" if whole else "float",
+            value=text[:40],
+        )
     return int(text) if whole else float(text.replace(",", "."))
 
 

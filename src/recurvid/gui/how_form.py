@@ -18,6 +18,7 @@ FIELDS = ("attention", "weights", "vram", "dtype", "compiled")
 """In the order of the components. The device is the page's own."""
 
 _AUTO = "auto"
+_LEAST, _MOST = 1, 4096
 _DTYPES = (_AUTO, "float32", "bfloat16", "float16")
 
 
@@ -71,9 +72,9 @@ def how_from(values: Sequence[Any], device: str) -> HowToRun:
     """
     given = dict(zip(FIELDS, values, strict=True))
     if given["weights"] not in (_AUTO, *FORMS):
-        raise InputError(f"weights {str(given['weights'])[:40]!r} are unknown")
+        raise _no_choice("weights", given["weights"])
     if given["dtype"] not in _DTYPES:
-        raise InputError(f"dtype {str(given['dtype'])[:40]!r} is unknown")
+        raise _no_choice("dtype", given["dtype"])
     return HowToRun(
         device=device,
         dtype=given["dtype"],
@@ -99,6 +100,18 @@ def vram_from(text: str | None) -> float | None:
     if text is None or not text.strip():
         return None
     amount = float(number_in("memory", text))
-    if not 1 <= amount <= 4096:
-        raise InputError(f"memory: {amount:g} GiB is not between 1 and 4096")
+    if not _LEAST <= amount <= _MOST:
+        raise InputError(
+            f"memory: {amount:g} GiB is not between {_LEAST} and {_MOST}",
+            "how.vram",
+            how="vram",
+            value=f"{amount:g}",
+            least=_LEAST,
+            most=_MOST,
+        )
     return amount
+
+
+def _no_choice(name: str, given: object) -> InputError:
+    value = str(given)[:40]
+    return InputError(f"{name} {value!r} is unknown", "how.choice", how=name, value=value)

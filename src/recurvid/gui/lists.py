@@ -6,6 +6,7 @@ from html import escape
 
 from recurvid.gui.markup import badge, button, empty, link, settings_of
 from recurvid.gui.media import address
+from recurvid.gui.sayings import failure
 from recurvid.gui.words import Language, duration
 from recurvid.jobs.states import Job, JobState
 from recurvid.jobs.store import JobStore
@@ -89,7 +90,7 @@ def _card(store: JobStore, job: Job, language: Language) -> str:
     if job.state is JobState.DONE and job.started_at and job.finished_at:
         took = duration(language, job.finished_at - job.started_at)
         facts.append(language("history.made", time=took))
-    error = f'<p class="rv-warning">{escape(job.error)}</p>' if job.error else ""
+    error = f'<p class="rv-warning">{escape(failure(language, job))}</p>' if job.error else ""
     do = [button(language, "use", job.id), button(language, "show", job.id, small=True)]
     if job.state is not JobState.DONE:
         do.insert(0, button(language, "resume", job.id, look="rv-go"))

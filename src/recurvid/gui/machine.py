@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from recurvid.checkpoints.known import KNOWN
-from recurvid.errors import InputError
+from recurvid.errors import InputError, Line
 from recurvid.generation.request import parse_size
 
 Run = Callable[[Sequence[str]], dict[str, Any]]
@@ -35,9 +35,13 @@ def ask_doctor(arguments: Sequence[str]) -> dict[str, Any]:
         lines = said.stdout.strip().splitlines()
         answer = json.loads(lines[-1]) if lines else {}
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise InputError("this machine could not be looked at; try `recurvid doctor`") from error
+        raise InputError(
+            "this machine could not be looked at; try `recurvid doctor`", "doctor.silent"
+        ) from error
     if answer.get("event") == "error" or not answer:
-        raise InputError(str(answer.get("message", "`recurvid doctor` gave no answer")))
+        silent = Line("`recurvid doctor` gave no answer", "doctor.silent")
+        line = Line.from_json(answer.get("said") or answer.get("message") or silent.to_json())
+        raise InputError(line, line.key, **line.values)
     return answer
 
 
@@ -51,7 +55,7 @@ class Machine:
     def __init__(self, run: Run = ask_doctor):
         self._run = run
         self._found: dict[str, Any] | None = None
-        self._error = ""
+        self._error = Line("")
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -60,7 +64,7 @@ class Machine:
         with self._lock:
             if self._thread is not None and (self._thread.is_alive() or not again):
                 return
-            self._found, self._error = None, ""
+            self._found, self._error = None, Line("")
             self._thread = threading.Thread(target=self._look, name="doctor", daemon=True)
             self._thread.start()
 
@@ -70,7 +74,7 @@ class Machine:
         return self._found
 
     @property
-    def error(self) -> str:
+    def error(self) -> Line:
         """Why nothing was found, in one line; "" so far."""
         return self._error
 
@@ -89,7 +93,11 @@ class Machine:
             InputError: a model, size or amount that cannot be planned for.
         """
         if model not in KNOWN:
-            raise InputError(f"model {model[:40]!r} is unknown; one of {', '.join(KNOWN)}")
+            raise InputError(
+                f"model {model[:40]!r} is unknown; one of {', '.join(KNOWN)}",
+                "model.unknown",
+                model=model[:40],
+            )
         sides = parse_size(size or "832x480")
         text = f"{sides}" if isinstance(sides, int) else f"{sides[0]}x{sides[1]}"
         asked = ["--model", model, "--size", text]
@@ -104,4 +112,4 @@ class Machine:
         try:
             self._found = self._run([])
         except InputError as error:
-            self._error = str(error)
+            self._error = error.line

@@ -9,8 +9,10 @@ from typing import Any
 from recurvid.checkpoints.fetch import in_words
 from recurvid.checkpoints.known import KNOWN, Component, ModelSpec
 from recurvid.checkpoints.locate import Found, status
+from recurvid.errors import Line
 from recurvid.gui.downloads import Download, Downloads
 from recurvid.gui.machine import Machine
+from recurvid.gui.sayings import say
 from recurvid.gui.words import Language
 
 FORMS = ("int8", "fp8", "int8-weights", "nf4", "int4")
@@ -42,11 +44,11 @@ def _card(spec: ModelSpec, downloads: Downloads, asked: str, language: Language)
     size = sum(part.size if part.path else part.component.size for part in parts)
     lines = "".join(_part(part, language) for part in parts)
     terms = ", ".join(term.name for term in spec.licences)
-    order = spec.defaults.order
+    order, title = spec.defaults.order, language(f"model.{spec.name}.title")
     return (
         f'<article class="rv-model"><div class="rv-line"><h3>{escape(spec.name)}</h3>'
         f'<span class="rv-badge rv-{state}">{escape(language(word))}</span></div>'
-        f'<p class="rv-prompt">{escape(spec.title)}</p><p class="rv-facts">{in_words(size)} · '
+        f'<p class="rv-prompt">{escape(title)}</p><p class="rv-facts">{in_words(size)} · '
         f"{escape(order)} · {escape(terms)}</p>"
         f"<details><summary>{escape(language('models.parts'))}</summary><ul>{lines}</ul></details>"
         f"{_fetching(spec, parts, downloads.state(spec.name), asked, language)}</article>"
@@ -54,7 +56,8 @@ def _card(spec: ModelSpec, downloads: Downloads, asked: str, language: Language)
 
 
 def _part(part: Found, language: Language) -> str:
-    name = f"{part.component.role} · {part.component.repo or 'recurvid'}"
+    role = language(f"role.{part.component.role}")
+    name = f"{role} · {part.component.repo or 'recurvid'}"
     state = language(f"models.{part.state}")
     return f"<li><span>{escape(name)}</span><span>{escape(state)}</span></li>"
 
@@ -74,7 +77,7 @@ def _fetching(
         return _progress(spec, download, language)
     note = ""
     if download is not None and download.error:
-        text = language("models.failed", reason=download.error)
+        text = language("models.failed", reason=say(language, download.error))
         note = f'<p class="rv-warning" role="alert">{escape(text)}</p>'
     if asked == spec.name:
         return note + _terms(spec, [part.component for part in lost], size, language)
@@ -84,7 +87,8 @@ def _fetching(
 def _terms(spec: ModelSpec, lost: list[Component], size: str, language: Language) -> str:
     terms = "".join(
         f'<p><b>{escape(term.name)}</b> <a href="{escape(term.url)}" target="_blank" '
-        f'rel="noreferrer noopener">{escape(term.url)}</a><br>{escape(term.summary)}</p>'
+        f'rel="noreferrer noopener">{escape(term.url)}</a><br>'
+        f"{escape(language(f'licence.{term.name}'))}</p>"
         for term in dict.fromkeys(part.licence for part in lost)
     )
     return (
@@ -125,8 +129,9 @@ def memory_plan(plan: Mapping[str, Any], language: Language) -> str:
     short = plan["does_not_fit"]
     verdict = f'<p class="rv-note">{escape(language("memory.fits"))}</p>'
     if short:
-        text = language("memory.short", reason="; ".join(str(line) for line in short))
-        verdict = f'<p class="rv-warning">{escape(text)}</p>'
+        said = [say(language, Line.from_json(line)) for line in plan.get("said") or short]
+        text = "".join(f"<li>{escape(line)}</li>" for line in said)
+        verdict = f'<div class="rv-warning">{escape(language("memory.short"))}<ul>{text}</ul></div>'
     beside = language("memory.ram", ram=_gib(int(plan["ram"])), disk=in_words(int(plan["disk"])))
     title = f"{plan['model']} · {plan['size']} · {_gib(card)}"
     return (
@@ -145,7 +150,7 @@ def _phase(phase: Mapping[str, Any], card: int, language: Language) -> str:
         place += width
     used = language("memory.of", used=_gib(int(phase["device"])), all=_gib(card))
     return (
-        f'<div class="rv-phase"><span>{escape(str(phase["name"]))}</span>'
+        f'<div class="rv-phase"><span>{escape(_plan_word(language, str(phase["name"])))}</span>'
         f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" role="img" '
         f'aria-label="{escape(used)}">{bars}</svg><span>{escape(used)}</span></div>'
     )
@@ -155,12 +160,12 @@ def kernels(machine: Machine, language: Language) -> str:
     """Attention kernels and forms of weights: what runs here, why not, and what each is for."""
     why = f'<p class="rv-why">{escape(language("kernels.why"))}</p>'
     if machine.error:
-        return f'{why}<p class="rv-warning">{escape(machine.error)}</p>'
+        return f'{why}<p class="rv-warning">{escape(say(language, machine.error))}</p>'
     if machine.found is None:
         return f'{why}<p class="rv-note">{escape(language("kernels.looking"))}</p>'
     rows = "".join(
         f"<tr><th>{escape(str(kernel['name']))}</th>"
-        f"<td>{escape(str(kernel['why_not'] or language('kernels.ok')))}</td></tr>"
+        f"<td>{escape(_why_not(kernel, language) or language('kernels.ok'))}</td></tr>"
         for kernel in machine.found.get("attention", ())
     )
     forms = "".join(
@@ -173,6 +178,14 @@ def kernels(machine: Machine, language: Language) -> str:
     attention = _table(language("how.attention"), rows)
     weights = _table(language("how.weights"), forms)
     return f'{why}<p class="rv-facts">{escape(devices)}</p>{attention}{weights}'
+
+
+def _why_not(kernel: Mapping[str, Any], language: Language) -> str:
+    return say(language, Line.from_json(kernel.get("said") or kernel["why_not"] or ""))
+
+
+def _plan_word(language: Language, name: str) -> str:
+    return language.words.get(f"plan.{name}", name)
 
 
 def _table(title: str, rows: str) -> str:

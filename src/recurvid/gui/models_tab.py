@@ -57,13 +57,13 @@ def build(page: Page) -> ModelsTab:
         look = gr.Button(word("kernels.look"), size="sm", elem_id="kernels-look")
 
     def drawn(model: str, size: str, vram: str, request: gr.Request) -> Any:
-        language = page.visitor(request).language
+        visitor = page.visitor(request)
 
         def draw() -> str:
             plan = page.machine.plan(model, size, vram_from(vram))
-            return models_panel.memory_plan(plan, language)
+            return models_panel.memory_plan(plan, visitor.language)
 
-        return told(draw, gr.skip())
+        return told(visitor, draw, gr.skip())
 
     asked: list[Component] = [model, size, vram]
     draw.click(drawn, asked, plan, concurrency_limit=2, **BUSY)

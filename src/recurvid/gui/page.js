@@ -3,20 +3,21 @@
 	// Deleting asks once more. What was asked is remembered by job: a list that is drawn anew
 	// meanwhile must not pass the question on to its neighbour.
 	let asked = { id: null, until: 0 };
-	const sure = (button) => {
-		if (!button.dataset.sure) return true;
-		if (asked.id === button.dataset.id && Date.now() < asked.until) {
+	const sure = (button, meant) => {
+		if (!meant.sure) return true;
+		if (asked.id === meant.id && Date.now() < asked.until) {
 			asked.id = null;
 			return true;
 		}
-		asked = { id: button.dataset.id, until: Date.now() + 5000 };
+		asked = { id: meant.id, until: Date.now() + 5000 };
+		if (button.dataset.id !== meant.id) return false;
 		const label = button.querySelector("span");
 		const text = label.textContent;
 		button.dataset.asked = "1";
-		label.textContent = button.dataset.sure;
+		label.textContent = meant.sure;
 		setTimeout(() => {
 			delete button.dataset.asked;
-			if (label.textContent === button.dataset.sure) label.textContent = text;
+			if (label.textContent === meant.sure) label.textContent = text;
 		}, 5000);
 		return false;
 	};
@@ -99,17 +100,48 @@
 		});
 	}
 
+	const BUTTON = "button[data-do], button[data-copy], button[data-prompt], button[data-dark]";
+	const act = (button, meant, trigger) => {
+		if (meant.dark) return void dark();
+		if (meant.copy) return void copy(button);
+		if (meant.prompt) return void prompt(meant.prompt);
+		if (sure(button, meant)) trigger("act", { do: meant.do, id: meant.id || "" });
+	};
+
+	// A panel is drawn anew at any moment, also between the press and the release of a button: then
+	// what was pressed may belong to another job by now, or be another element. What counts is what
+	// the button said when it was pressed; to think better of it, one moves away.
+	const STILL = 12; // pixels
+	const presses = (element, work) => {
+		let press = null;
+		const release = (event, target) => {
+			const pressed = press;
+			press = null;
+			const button = target?.closest?.(BUTTON);
+			if (!pressed) return button && work(button, button.dataset);
+			const moved = Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y);
+			if (button === pressed.button || moved < STILL) work(pressed.button, pressed.meant);
+		};
+		element.addEventListener("pointerdown", (event) => {
+			const button = event.isPrimary && event.button === 0 && event.target.closest(BUTTON);
+			press = button ? { button, meant: { ...button.dataset }, x: event.clientX, y: event.clientY } : null;
+		});
+		element.addEventListener("pointercancel", () => (press = null));
+		element.addEventListener("click", (event) => {
+			if (event.detail === 0) press = null; // the keyboard presses nothing
+			release(event, event.target);
+		});
+		// A click on what has gone is its parent's; where that has gone too, there is none.
+		element.addEventListener("pointerup", (event) => {
+			const pressed = press;
+			if (pressed && !pressed.button.isConnected) setTimeout(() => press === pressed && release(event, event.target));
+		});
+	};
+
 	document.documentElement.lang = navigator.language || "en";
 	window.recurvidPanel = (element, trigger) => {
 		element.dataset.ready = "1";
-		element.addEventListener("click", (event) => {
-			const button = event.target.closest("button[data-do], button[data-copy], button[data-prompt], button[data-dark]");
-			if (!button || button.disabled) return;
-			if (button.dataset.dark) return void dark();
-			if (button.dataset.copy) return void copy(button);
-			if (button.dataset.prompt) return void prompt(button.dataset.prompt);
-			if (sure(button)) trigger("act", { do: button.dataset.do, id: button.dataset.id || "" });
-		});
+		presses(element, (button, meant) => act(button, meant, trigger));
 		// The video so far is replaced by a longer one while somebody watches it. The inverted order
 		// grows at the front, so there the place is kept as seen from the end.
 		const jobOf = (video) => video.src.split("/media/")[1]?.split("/")[0];

@@ -14,6 +14,7 @@ from recurvid.gui.downloads import Downloads
 from recurvid.gui.gate import Sessions
 from recurvid.gui.machine import Machine
 from recurvid.gui.presets import Presets
+from recurvid.gui.sayings import problem
 from recurvid.gui.theme import SCRIPT
 from recurvid.gui.vision import Vision
 from recurvid.gui.words import Language, language_for
@@ -53,7 +54,7 @@ class Page:
         """
         owner = self.sessions.owner(request.headers, request.cookies)
         if owner is None:
-            raise ComponentError("a key is needed; load the page again")
+            raise ComponentError("a key is needed; load the page again", "page.key")
         return Visitor(owner, language_for(request.headers.get("accept-language")))
 
 
@@ -79,10 +80,21 @@ def panel(elem_id: str, value: str = "") -> gr.HTML:
     )
 
 
-def told(work: Callable[[], T], otherwise: T) -> T:
+def told(visitor: Visitor, work: Callable[[], T], otherwise: T) -> T:
     """The result of some work; what goes wrong on purpose is told to the user instead."""
     try:
         return work()
     except RecurVidError as error:
-        gr.Warning(escape(str(error)))
+        warn(visitor, problem(visitor.language, error))
         return otherwise
+
+
+def inform(visitor: Visitor, key: str, **values: Any) -> None:
+    """Say for a moment that something is done."""
+    text = escape(visitor.language(key, **values))
+    gr.Info(text, duration=4, title=escape(visitor.language("notice.done")))
+
+
+def warn(visitor: Visitor, text: str) -> None:
+    """Say what is wrong, until it is closed or read."""
+    gr.Warning(escape(text), title=escape(visitor.language("notice.wrong")))

@@ -54,7 +54,7 @@ class Presets:
         else:
             saved = self._read().get(owner, {})
             if name not in saved:
-                raise InputError(f"there is no preset {name[:60]!r}")
+                raise InputError(f"there is no preset {name[:60]!r}", "preset.none", name=name[:60])
             given = saved[name]
         kept = {field: getattr(form, field) for field in KEPT_IN_FORM}
         return checked(GenerationRequest.from_untrusted({**given, **kept}))
@@ -68,13 +68,15 @@ class Presets:
         name = " ".join("".join(c if c.isprintable() else " " for c in name).split())
         name = name[:_LONGEST_NAME].strip()
         if not name or name in GIVEN:
-            raise InputError("preset: give it a name of its own")
+            raise InputError("preset: give it a name of its own", "preset.name")
         values = {k: v for k, v in form.to_json().items() if k not in KEPT_IN_FORM}
         with self._lock:
             everything = self._read()
             own = {**everything.get(owner, {}), name: values}
             if len(own) > _MOST:
-                raise InputError(f"preset: {_MOST} are kept at most; delete one first")
+                raise InputError(
+                    f"preset: {_MOST} are kept at most; delete one first", "preset.many", most=_MOST
+                )
             self._write({**everything, owner: own})
         return name
 
@@ -108,5 +110,5 @@ def check_name(name: object) -> str:
         RequestError: no text.
     """
     if not isinstance(name, str) or not name:
-        raise RequestError("preset: choose one first")
+        raise RequestError("preset: choose one first", "preset.choose")
     return name

@@ -21,7 +21,7 @@ def request_in(video: Path) -> GenerationRequest:
     """
     found = read_metadata(video)
     if found is None or "request" not in found:
-        raise InputError("this file carries no settings of RecurVid")
+        raise InputError("this file carries no settings of RecurVid", "replay.none")
     return checked(GenerationRequest.from_untrusted(found["request"]))
 
 
@@ -34,6 +34,8 @@ def checked(request: GenerationRequest) -> GenerationRequest:
     if request.model not in KNOWN:
         raise RequestError(
             f"these settings ask for the model {request.model!r}, which is not known here; "
-            f"one of {', '.join(KNOWN)}"
+            f"one of {', '.join(KNOWN)}",
+            "model.unknown",
+            model=request.model,
         )
     return request

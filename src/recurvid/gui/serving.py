@@ -33,7 +33,7 @@ from recurvid.gui.leftovers import swept
 from recurvid.gui.machine import Machine
 from recurvid.gui.page import Page
 from recurvid.gui.presets import Presets
-from recurvid.gui.theme import CSS, theme
+from recurvid.gui.theme import ANSWERS, CSS, theme
 from recurvid.gui.vision import Vision
 from recurvid.gui.words import translations
 from recurvid.jobs.arrivals import MOST_CONNECTIONS, TimedHeaders
@@ -145,6 +145,7 @@ def application(page: Page, door: Door) -> FastAPI:
         i18n=translations(),
         theme=theme(),
         css=CSS.read_text("utf-8"),
+        head=f"<script>{ANSWERS.read_text('utf-8')}</script>",
     )
 
 

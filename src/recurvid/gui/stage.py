@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from recurvid.errors import UnknownJobError
+from recurvid.gui import sayings
 from recurvid.gui.markup import badge, button, empty, is_stopping, link
 from recurvid.gui.media import address
 from recurvid.gui.timeline import timeline
@@ -32,9 +33,9 @@ def shown_job(store: JobStore, owner: str, wanted: str) -> Job | None:
 def stage(store: JobStore, job: Job | None, language: Language) -> str:
     """The stage as HTML."""
     queue = store.queue_state()
-    warnings = [*queue.notices]
+    warnings = [sayings.notice(language, text) for text in queue.notices]
     if queue.paused:
-        warnings.append(language("queue.paused", reason=queue.reason or ""))
+        warnings.append(language("queue.paused", reason=sayings.paused(language, queue.reason)))
     warning = "".join(
         f'<div class="rv-warning" role="alert">{escape(text)}</div>' for text in warnings
     )
@@ -123,7 +124,7 @@ def _bar(store: JobStore, job: Job, language: Language) -> str:
         place = [waiting.id for waiting in store.queue()].index(job.id) if _waits(store, job) else 0
         first = place == 0
         text = language("stage.waits.first") if first else language("stage.waits", place=place + 1)
-        return f'<p class="rv-note">{escape(text)}{_reason(job)}</p>'
+        return f'<p class="rv-note">{escape(text)}{_reason(job, language)}</p>'
     if job.state is JobState.RUNNING:
         left = job.progress.seconds_left
         time = language("time.unknown")
@@ -139,7 +140,7 @@ def _bar(store: JobStore, job: Job, language: Language) -> str:
             f'<i style="width:{percent:.1f}%"></i></div></div>'
         )
     if job.state is JobState.FAILED:
-        return f'<p class="rv-warning" role="alert">{escape(job.error or "")}</p>'
+        return f'<p class="rv-warning" role="alert">{escape(sayings.failure(language, job))}</p>'
     if job.state is JobState.CANCELLED:
         return f'<p class="rv-note">{escape(language("kept"))}</p>'
     return ""
@@ -149,8 +150,8 @@ def _waits(store: JobStore, job: Job) -> bool:
     return any(waiting.id == job.id for waiting in store.queue())
 
 
-def _reason(job: Job) -> str:
-    return f" · {escape(job.error)}" if job.error else ""
+def _reason(job: Job, language: Language) -> str:
+    return f" · {escape(sayings.failure(language, job))}" if job.error else ""
 
 
 def _actions(store: JobStore, job: Job, language: Language) -> str:

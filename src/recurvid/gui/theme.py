@@ -9,6 +9,7 @@ from gradio.themes.utils.colors import Color
 
 CSS = Path(__file__).with_name("page.css")
 SCRIPT = Path(__file__).with_name("page.js")
+ANSWERS = Path(__file__).with_name("answers.js")
 
 _TEAL = Color(
     name="recurvid",

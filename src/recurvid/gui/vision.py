@@ -65,13 +65,17 @@ class Vision:
             text = answer.json()["choices"][0]["message"]["content"]
         except httpx.HTTPStatusError as error:
             code = error.response.status_code
-            raise ComponentError(f"the vision endpoint refused (status {code})") from error
+            raise ComponentError(
+                f"the vision endpoint refused (status {code})", "vision.refused", status=code
+            ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ComponentError("the vision endpoint does not answer") from error
+            raise ComponentError("the vision endpoint does not answer", "vision.silent") from error
         except (ValueError, LookupError, TypeError) as error:
-            raise ComponentError("the vision endpoint's answer is not understood") from error
+            raise ComponentError(
+                "the vision endpoint's answer is not understood", "vision.unclear"
+            ) from error
         if not isinstance(text, str) or not text.strip():
-            raise ComponentError("the vision endpoint answered without a prompt")
+            raise ComponentError("the vision endpoint answered without a prompt", "vision.empty")
         return " ".join(text.strip().strip('"').split())[:_LONGEST_ANSWER]
 
 

@@ -13,16 +13,28 @@ from typing import Any
 import gradio as gr
 from gradio.i18n import I18nData
 
+from recurvid.checkpoints.known import KNOWN
 from recurvid.generation.request import limits_of, request_fields
-from recurvid.gui.languages import chinese, english, japanese
+from recurvid.gui.languages import (
+    chinese,
+    chinese_errors,
+    english,
+    english_errors,
+    japanese,
+    japanese_errors,
+)
 
 # Gradio translates any text that happens to be a key, a user's words too: ours are no words.
 _PREFIX = "recurvid."
 
 
 def _english() -> dict[str, str]:
+    """With what requests and models say of themselves."""
     said = {f"field.{spec.name}.help": limits_of(spec).help for spec in request_fields()}
-    return english.WORDS | said
+    for spec in KNOWN.values():
+        said[f"model.{spec.name}.title"] = spec.title
+        said |= {f"licence.{term.name}": term.summary for term in spec.licences}
+    return english.WORDS | english_errors.WORDS | said
 
 
 @dataclass(frozen=True)
@@ -47,8 +59,8 @@ class Language:
 
 LANGUAGES = {
     "en": Language("en", _english()),
-    "ja": Language("ja", japanese.WORDS),
-    "zh": Language("zh", chinese.WORDS),
+    "ja": Language("ja", japanese.WORDS | japanese_errors.WORDS),
+    "zh": Language("zh", chinese.WORDS | chinese_errors.WORDS),
 }
 
 
