@@ -38,17 +38,18 @@ def _on_load(page: Page, tabs: Tabs) -> None:
             for _, control in choosing
         ]
         language = visitor.language
-        how = [
+        offers = [
             how_form.kernel_choices(page.machine.kernels(), language),
             how_form.weight_choices(language),
             how_form.dtype_choices(language),
         ]
-        choices += [gr.update(choices=offered) for offered in how]
+        choices += [gr.update(choices=offered) for offered in offers]
         presets = gr.update(choices=preset_choices(page, visitor))
         return [prompt_help(language), presets, *choices]
 
-    attention, weights, _, dtype, _ = create.how
-    drops = [*(component for component, _ in choosing), attention, weights, dtype]
+    how = dict(zip(how_form.FIELDS, create.how, strict=True))
+    drops = [component for component, _ in choosing]
+    drops += [how[name] for name in ("attention", "weights", "dtype")]
     outputs = [create.help, create.preset, *drops]
     gr.on(None, loaded, None, outputs, queue=False, **QUIET)
 
