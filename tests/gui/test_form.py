@@ -98,14 +98,21 @@ def test_long_and_short_videos_move_the_sliders_ends():
 
 
 def test_how_to_run_goes_through_unchanged():
-    how = HowToRun("cpu", "float32", 6.5, "sdpa", "int8", compiled=True)
+    how = HowToRun("cpu", "float32", 6.5, "sdpa", "int8", True, 3, "10x13+5@25", False)
     assert how_form.how_from(how_form.shown(how), "cpu") == how
     assert how_form.how_from(how_form.shown(HowToRun()), "auto") == HowToRun()
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("weights", "int3"), ("dtype", "float8"), ("vram", "0"), ("vram", "lots")],
+    [
+        ("weights", "int3"),
+        ("dtype", "float8"),
+        ("vram", "0"),
+        ("vram", "lots"),
+        ("exact_steps", "1.5"),
+        ("exact_steps", "2000"),
+    ],
 )
 def test_no_choice_of_how_to_run_is_invented(name: str, value: Any):
     values = how_form.shown(HowToRun())

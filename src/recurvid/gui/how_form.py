@@ -14,10 +14,13 @@ from recurvid.gui.models_panel import FORMS
 from recurvid.gui.words import LANGUAGES, Language, word
 from recurvid.jobs.states import HowToRun
 
-FIELDS = ("attention", "weights", "vram", "dtype", "compiled")
+FIELDS = (
+    "attention", "weights", "vram", "dtype", "compiled", "exact_steps", "sparse", "metadata"
+)  # fmt: skip
 """In the order of the components. The device is the page's own."""
 
 _AUTO = "auto"
+_PLAIN = HowToRun()
 _LEAST, _MOST = 1, 4096
 _DTYPES = (_AUTO, "float32", "bfloat16", "float16")
 
@@ -38,6 +41,9 @@ def components() -> list[Component]:
         gr.Textbox(value="", placeholder=word("auto"), max_length=20, **named("vram")),
         gr.Dropdown(dtype_choices(english), value=_AUTO, filterable=False, **named("dtype")),
         gr.Checkbox(value=False, **named("compiled")),
+        gr.Textbox(value=str(_PLAIN.exact_steps), max_length=4, **named("exact_steps")),
+        gr.Textbox(value=_PLAIN.sparse, max_length=20, **named("sparse")),
+        gr.Checkbox(value=_PLAIN.metadata, **named("metadata")),
     ]
 
 
@@ -82,13 +88,31 @@ def how_from(values: Sequence[Any], device: str) -> HowToRun:
         attention=given["attention"] or _AUTO,
         weights=given["weights"],
         compiled=bool(given["compiled"]),
+        exact_steps=exact_from(given["exact_steps"]),
+        sparse=(given["sparse"] or "").strip() or _PLAIN.sparse,
+        metadata=bool(given["metadata"]),
     )
 
 
 def shown(how: HowToRun) -> list[Any]:
     """The choices as values of the components."""
     values = {name: getattr(how, name) for name in FIELDS}
-    return list({**values, "vram": "" if how.vram is None else f"{how.vram:g}"}.values())
+    typed = {
+        "vram": "" if how.vram is None else f"{how.vram:g}",
+        "exact_steps": str(how.exact_steps),
+    }
+    return list({**values, **typed}.values())
+
+
+def exact_from(text: str | None) -> int:
+    """Exact steps as typed; the usual number for nothing.
+
+    Raises:
+        InputError: no whole number.
+    """
+    if text is None or not text.strip():
+        return _PLAIN.exact_steps
+    return int(number_in("exact_steps", text, whole=True))
 
 
 def vram_from(text: str | None) -> float | None:

@@ -81,10 +81,13 @@ class SessionExecutor:
             offline=True,  # a job from the network never fetches anything
             device=self.device if how.device == "auto" else how.device,
             dtype=how.dtype,
-            vram=how.vram,
+            vram=None if how.vram is None else float(how.vram),
             attention=how.attention,
             weights=how.weights,
             compiled=how.compiled,
+            exact_steps=how.exact_steps,
+            sparse=how.sparse,
+            metadata=how.metadata,
         )
         session = folder / "session"
         if (session / "request.json").is_file():

@@ -21,7 +21,11 @@ from enum import StrEnum
 from typing import Any
 
 from recurvid.errors import InputError
+from recurvid.generation.local import EXACT_STEPS
 from recurvid.generation.request import GenerationRequest
+
+#: More than any section has.
+MOST_EXACT_STEPS = 1000
 
 
 class JobState(StrEnum):
@@ -58,7 +62,8 @@ class HowToRun:
     Attributes:
         device, dtype: "auto" leaves the choice to the worker and the model.
         vram: GiB of device memory to keep to; None for what is free.
-        attention, weights, compiled: how the backbone runs.
+        attention, weights, compiled, exact_steps, sparse: how the backbone runs; see Runtime.
+        metadata: whether the request is embedded in the video.
     """
 
     device: str = "auto"
@@ -67,6 +72,9 @@ class HowToRun:
     attention: str = "auto"
     weights: str = "auto"
     compiled: bool = False
+    exact_steps: int = EXACT_STEPS
+    sparse: str = "none"
+    metadata: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a choice at all.
@@ -96,30 +104,23 @@ class HowToRun:
 
 
 def _check_how(values: Mapping[str, Any]) -> None:
-    for name in ("device", "dtype", "attention", "weights"):
+    for name in ("device", "dtype", "attention", "weights", "sparse"):
         value = values.get(name, "auto")
         if not isinstance(value, str) or not 0 < len(value) <= 40 or not value.isprintable():
-            raise InputError(
-                f"{name}: {str(value)[:40]!r} is not a name",
-                "how.choice",
-                how=name,
-                value=str(value)[:40],
-            )
-    vram, compiled = values.get("vram"), values.get("compiled", False)
+            raise _no_choice(name, value, "a name")
+    vram, exact = values.get("vram"), values.get("exact_steps", EXACT_STEPS)
     if vram is not None and not (type(vram) in (int, float) and 0 < vram < math.inf):
-        raise InputError(
-            f"vram: {str(vram)[:40]!r} is not a positive number of GiB",
-            "how.choice",
-            how="vram",
-            value=str(vram)[:40],
-        )
-    if not isinstance(compiled, bool):
-        raise InputError(
-            f"compiled: {str(compiled)[:40]!r} is neither true nor false",
-            "how.choice",
-            how="compiled",
-            value=str(compiled)[:40],
-        )
+        raise _no_choice("vram", vram, "a positive number of GiB")
+    if type(exact) is not int or not 0 <= exact <= MOST_EXACT_STEPS:
+        raise _no_choice("exact_steps", exact, f"a whole number from 0 to {MOST_EXACT_STEPS}")
+    for name in ("compiled", "metadata"):
+        if not isinstance(value := values.get(name, False), bool):
+            raise _no_choice(name, value, "true or false")
+
+
+def _no_choice(name: str, value: object, wanted: str) -> InputError:
+    said = str(value)[:40]
+    return InputError(f"{name}: {said!r} is not {wanted}", "how.choice", how=name, value=said)
 
 
 @dataclass(frozen=True)

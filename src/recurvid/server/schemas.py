@@ -23,7 +23,7 @@ from recurvid.generation.request import (
     limits_of,
     request_fields,
 )
-from recurvid.jobs.states import HowToRun, Job, JobState
+from recurvid.jobs.states import MOST_EXACT_STEPS, HowToRun, Job, JobState
 from recurvid.server.problems import Problem
 
 ID_PATTERN = r"^video_[0-9a-f]{32}$"
@@ -64,21 +64,34 @@ def _request_model(name: str, **more: Any) -> type[BaseModel]:
     return create_model(name, __config__=_CLOSED, **(made | more))
 
 
+_ABOUT_HOW = {
+    "device": "auto, cpu, cuda, cuda:1, mps or xpu",
+    "dtype": "Number type of the model: auto, float32, bfloat16 or float16.",
+    "vram": "Device memory to keep to, GiB; null for what is free.",
+    "attention": "Attention kernel: auto, or one that `recurvid doctor` lists.",
+    "weights": "Form of the weights: auto, int8, fp8, int8-weights, nf4 or int4.",
+    "compiled": "Compile the blocks: a minute at first, then faster.",
+    "exact_steps": "First and last steps of a section without 8-bit attention, where that is used.",
+    "sparse": "Sparse attention: none, or windows as 10x13+5@25. Changes the picture.",
+    "metadata": "Whether the video carries its request.",
+}
+
+
 def _how_model() -> type[BaseModel]:
     hints = get_type_hints(HowToRun)
     made: dict[str, Any] = {}
     for spec in fields(HowToRun):
         kinds = get_args(hints[spec.name]) or (hints[spec.name],)
-        text, number = str in kinds, float in kinds
+        bounds: dict[str, Any] = {}
+        if str in kinds:
+            bounds = {"min_length": 1, "max_length": 40}
+        elif float in kinds:
+            bounds = {"gt": 0, "le": 4096}
+        elif int in kinds:
+            bounds = {"ge": 0, "le": MOST_EXACT_STEPS}
         made[spec.name] = (
             hints[spec.name],
-            Field(
-                default=spec.default,
-                min_length=1 if text else None,
-                max_length=40 if text else None,
-                gt=0 if number else None,
-                le=4096 if number else None,
-            ),
+            Field(default=spec.default, description=_ABOUT_HOW[spec.name], **bounds),
         )
     return create_model("HowToRun", __config__=_CLOSED, **made)
 

@@ -58,6 +58,12 @@ WORDS: dict[str, str] = {
     "how.dtype.help": "float32 is exact and slow, bfloat16 usual for large models.",
     "how.compiled": "Compile the blocks",
     "how.compiled.help": "Costs a minute at the start of a job, then each step is faster.",
+    "how.exact_steps": "Exact steps",
+    "how.exact_steps.help": "First and last steps of a section in which 8-bit attention gives way to an exact kernel. More are slower and nearer to the exact picture; other kernels need none.",
+    "how.sparse": "Sparse attention",
+    "how.sparse.help": "none, or windows as 10x13+5@25: rows x columns of 16 pixels, margin, percent of first steps without them. Less work; it changes the picture.",
+    "how.metadata": "Put the request into the video",
+    "how.metadata.help": "Its settings can then be read back. Costs nothing, but whoever has the video can read the prompt.",
     "how.step_cache.cost": "A step cache may change the picture: try ideas with it, make the final without.",
     "auto": "automatic",
     # presets, replay
