@@ -3,6 +3,9 @@
 RECURVID_HOME    where caches live (default: the platform's cache directory / recurvid)
 RECURVID_MODELS  extra folder of model files in the hub's layout, searched before the hub cache
 RECURVID_DEVICE  default of --device (auto)
+RECURVID_DRAFT_DECODER
+                 a file in TAEHV's layout that draws the previews of released models, for `serve`
+                 and `gui` too; default of --draft-decoder
 RECURVID_API_KEY the key that `serve` and `gui` ask for; one of 8 characters or more
 RECURVID_VISION_URL, RECURVID_VISION_MODEL, RECURVID_VISION_KEY
                  an OpenAI-compatible endpoint that writes prompts from pictures, for the page
@@ -26,6 +29,7 @@ class Settings:
     models: Path | None
     device: str
     debug: bool = False
+    draft_decoder: Path | None = None
     api_key: str | None = field(default=None, repr=False)
     vision_url: str | None = None
     vision_model: str = ""
@@ -57,11 +61,13 @@ def settings() -> Settings:
     """The settings of this process, read once."""
     home = os.environ.get("RECURVID_HOME")
     models = os.environ.get("RECURVID_MODELS")
+    draft = os.environ.get("RECURVID_DRAFT_DECODER")
     return Settings(
         home=Path(home) if home else _default_home(),
         models=Path(models) if models else None,
         device=os.environ.get("RECURVID_DEVICE", "auto"),
         debug=os.environ.get("RECURVID_DEBUG") == "1",
+        draft_decoder=Path(draft) if draft else None,
         api_key=os.environ.get("RECURVID_API_KEY") or None,
         vision_url=os.environ.get("RECURVID_VISION_URL") or None,
         vision_model=os.environ.get("RECURVID_VISION_MODEL", ""),

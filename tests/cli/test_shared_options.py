@@ -54,7 +54,7 @@ def test_the_page_and_the_server_listen_alike() -> None:
 def test_every_way_to_run_is_an_option_of_every_command_that_runs(command: str) -> None:
     names = {option.name for option in ROOT.commands[command].params}
     assert set(MACHINE) <= names
-    ours = {"output", "overwrite", "replaces", "metadata", "offline", "model"}
+    ours = {"output", "overwrite", "replaces", "metadata", "offline", "model", "draft_decoder"}
     assert set(MACHINE) == {spec.name for spec in fields(Local)} - ours
 
 

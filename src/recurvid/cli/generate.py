@@ -13,14 +13,23 @@ import typer
 
 from recurvid.checkpoints.known import KNOWN
 from recurvid.checkpoints.locate import locate
-from recurvid.cli.machine import local_for, takes_machine
-from recurvid.cli.options import JsonOption, OutputOption, QuietOption, path, takes_request
+from recurvid.cli.machine import draft_place, local_for, takes_machine
+from recurvid.cli.options import (
+    DraftOption,
+    JsonOption,
+    OutputOption,
+    PreviewsOption,
+    QuietOption,
+    path,
+    takes_request,
+)
 from recurvid.cli.output import Output
 from recurvid.cli.stopping import says_how_to_resume
 from recurvid.errors import InputError, OutputError, RecurVidError, SessionError
 from recurvid.generation.defaults import resolved, spec_of, unresolved, video_size
 from recurvid.generation.finished import stamp
 from recurvid.generation.journal import Journal
+from recurvid.generation.local import NO_DRAFT
 from recurvid.generation.request import GenerationRequest
 from recurvid.settings import settings
 
@@ -64,6 +73,8 @@ def generate(
     offline: Annotated[
         bool, typer.Option("--offline", help="Never touch the network (it is not needed).")
     ] = False,
+    previews: PreviewsOption = False,
+    draft_decoder: DraftOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,13 +93,14 @@ def generate(
         metadata=not no_metadata,
         offline=offline,
         model=model,
+        draft_decoder=draft_place(draft_decoder),
     )
     folder = Path(os.path.expanduser(session or _new_folder(picture))).absolute()
     if str(folder) != _as_text(str(folder)):
         raise SessionError(f"session folder {str(folder)!r}: is not valid text; choose another")
     with says_how_to_resume(folder):
         journal = Journal.create(folder, request, local, picture, end_image)
-        run_session(output, journal, journal.discard)
+        run_session(output, journal, journal.discard, previews=previews)
 
 
 def announce(output: Output, folder: Path) -> None:
@@ -99,28 +111,38 @@ def announce(output: Output, folder: Path) -> None:
 
 
 def run_session(
-    output: Output, journal: Journal, undo: Callable[[], None], *, force: bool = False
+    output: Output,
+    journal: Journal,
+    undo: Callable[[], None],
+    *,
+    force: bool = False,
+    previews: bool = False,
 ) -> None:
     """Run a session to its end and show how it goes.
 
     Args:
         undo: takes back what this command has written, if what it asks for is impossible.
         force: go on although weights or code have changed.
+        previews: keep a moving look at the section in the making.
     """
     # Imported here because all of it needs torch.
+    from recurvid.cli.looks import NAME, kept
     from recurvid.cli.progress import show
     from recurvid.generation.opening import open_session
 
     try:
-        made = open_session(journal, force=force)
+        looked = previews or journal.local.draft_decoder not in (None, NO_DRAFT)
+        made = open_session(journal, force=force, previews=looked)
     except RecurVidError:
         undo()
         raise
     announce(output, journal.folder)
+    if looked:
+        output.note(f"previews: {journal.folder / NAME}")
     done = journal.finished_sections()
     at_end = journal.end_picture is not None and not made.plan.request.whole_sections
     remark = "not trimmed: it ends at the end picture" if at_end else ""
-    finished = show(output, made.run(), done, remark)
+    finished = show(output, kept(made, made.run()) if looked else made.run(), done, remark)
     if not output.as_json:
         output.note(f"{finished.frames} frames, {finished.frames / finished.fps:.2f} s:")
         output.result.print(str(finished.video), markup=False)

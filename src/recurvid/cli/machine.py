@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from recurvid.cli.options import gathers, not_empty
-from recurvid.generation.local import Local
+from recurvid.generation.local import NO_DRAFT, Local
 from recurvid.settings import settings
 
 DEVICES = "auto, cpu, cuda, cuda:1, mps or xpu"
@@ -95,6 +97,13 @@ def takes_machine(command: Callable[..., None]) -> Callable[..., None]:
         for name, annotation in MACHINE.items()
     ]
     return gathers(command, "how", made)
+
+
+def draft_place(asked: str | None) -> str | None:
+    """A draft decoder's file as a session keeps it: it must hold from another folder too."""
+    if asked is None or asked == NO_DRAFT:
+        return asked
+    return str(Path(os.path.expanduser(asked)).absolute())
 
 
 def local_for(output: str, how: dict[str, Any], **others: Any) -> Local:

@@ -36,6 +36,24 @@ def not_empty(text: str | None) -> str | None:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for machines on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")]
+DraftOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-decoder",
+        metavar="FILE",
+        callback=not_empty,
+        help="A tiny decoder in TAEHV's layout that draws the previews (taehv.safetensors for "
+        "released models); none for the rough colours.",
+    ),
+]
+PreviewsOption = Annotated[
+    bool,
+    typer.Option(
+        "--previews",
+        help="Keep a moving look at the section in the making: preview.webp in the session folder. "
+        "--draft-decoder brings it too.",
+    ),
+]
 OutputOption = Annotated[
     str | None,  # a Path would lose the slash of "frames/", which means PNG frames
     typer.Option(

@@ -12,8 +12,15 @@ from typing import Annotated, Any
 import typer
 
 from recurvid.cli.generate import check_place, run_session
-from recurvid.cli.machine import takes_machine
-from recurvid.cli.options import JsonOption, OutputOption, QuietOption, path
+from recurvid.cli.machine import draft_place, takes_machine
+from recurvid.cli.options import (
+    DraftOption,
+    JsonOption,
+    OutputOption,
+    PreviewsOption,
+    QuietOption,
+    path,
+)
 from recurvid.cli.output import Output
 from recurvid.cli.stopping import says_how_to_resume
 from recurvid.generation.finished import finished_video, half_written, stamp
@@ -32,6 +39,8 @@ def resume(
     force: Annotated[
         bool, typer.Option("--force", help="Go on although weights, code or device changed.")
     ] = False,
+    previews: PreviewsOption = False,
+    draft_decoder: DraftOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -40,10 +49,13 @@ def resume(
     journal = Journal.open(Path(os.path.expanduser(folder)).absolute())
     with says_how_to_resume(journal.folder):
         before = journal.local
+        if draft_decoder is not None:
+            how = {**how, "draft_decoder": draft_place(draft_decoder)}
         _change_local(journal, out, how, overwrite=overwrite)
         done = finished_video(journal)
         if done is None:
-            run_session(output, journal, partial(_write_local, journal, before), force=force)
+            undo = partial(_write_local, journal, before)
+            run_session(output, journal, undo, force=force, previews=previews)
         elif as_json:
             video = {"video": str(done.path), "frames": done.frames, "fps": done.fps}
             output.record({"event": "finished", **video})

@@ -26,6 +26,7 @@ from recurvid.models.protocol import Backbone
 from recurvid.ops.attention.backend import AttentionBackend
 from recurvid.vae.codec import Codec
 from recurvid.vae.hunyuan import HunyuanCodec
+from recurvid.vae.preview import DRAFT_SIDE, decoded_preview, preview
 
 
 @runtime_checkable
@@ -111,6 +112,7 @@ class Components:
         exact_attention: for the first and last steps, where the backbone's own kernel rounds.
         dense_attention: for the first steps, where the backbone's own is sparse.
         layout: under a budget, how the backbone lies.
+        draft: -> a tiny decoder for previews, on its device; None looks through the codec.
     """
 
     loaders: Loaders
@@ -122,6 +124,7 @@ class Components:
     exact_attention: AttentionBackend | None = None
     dense_attention: AttentionBackend | None = None
     layout: Layout | None = None
+    draft: Callable[[], Codec] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -161,6 +164,17 @@ class Components:
     def codec(self) -> Codec:
         """The autoencoder, loaded at first use and kept."""
         return self.loaders.codec()
+
+    def look(self, latents: Tensor) -> Tensor:
+        """A rough look at latents (1, c, t, h, w): (t, height, width, 3) uint8 on the CPU."""
+        if self.draft is None:
+            return preview(self.codec, latents)
+        return decoded_preview(self._draft_codec, latents, DRAFT_SIDE)
+
+    @cached_property
+    def _draft_codec(self) -> Codec:
+        assert self.draft is not None
+        return self.draft()
 
     @cached_property
     def backbone(self) -> Backbone:

@@ -12,6 +12,8 @@ _LONGEST = 32_768  # characters of the longest path that Windows knows
 _WORDS = {str: "text", float: "a number", bool: "true or false", int: "a whole number"}
 #: First and last steps of a section without rounded attention, unless one asks for others.
 EXACT_STEPS = 1
+#: As a draft decoder: none, whatever this machine has otherwise.
+NO_DRAFT = "none"
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Local:
         offline: never touch the network.
         model: where the model's files are looked for, as the user said it; None for its name.
         vram: GiB of device memory to keep to; None for what is free.
+        draft_decoder: absolute path of a tiny decoder for previews; None for this machine's, if any.
         attention, weights, compiled, exact_steps, sparse: how the backbone runs; see Runtime.
     """
 
@@ -45,6 +48,7 @@ class Local:
     replaces: str | None = None
     exact_steps: int = EXACT_STEPS
     sparse: str = "none"
+    draft_decoder: str | None = None
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Local:

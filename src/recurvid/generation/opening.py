@@ -6,6 +6,7 @@ from recurvid.checkpoints.formats import open_checkpoint
 from recurvid.checkpoints.int8 import dequantized
 from recurvid.checkpoints.locate import ModelFiles, locate
 from recurvid.errors import RequestError
+from recurvid.generation.draft import draft_file, use_draft
 from recurvid.generation.journal import Journal
 from recurvid.generation.kept import KeptModel
 from recurvid.generation.loading import load_components
@@ -53,6 +54,7 @@ def open_session(
         sparse=local.sparse,
     )
     components = load_components(files, runtime)
+    use_draft(components, draft_file(local, bundled=files.spec.bundled))
     if journal.has("plan.json"):
         plan = VideoPlan.from_json(journal.read_json("plan.json"))
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,7 +37,6 @@ from recurvid.sampling.solvers import SOLVERS, Solver
 from recurvid.sections import Section
 from recurvid.vae.codec import missing
 from recurvid.vae.crossfade import CrossFadeStream
-from recurvid.vae.preview import preview
 from recurvid.video.buckets import center_crop_resize
 from recurvid.video.encoders import VideoSettings, exact_fps
 from recurvid.video.pictures import load_picture
@@ -221,7 +219,7 @@ class GenerationSession:
             guidance=Guidance(cfg_scale, request.cfg_rescale, negative),
             device=self.components.device,
             dtype=self.components.dtype,
-            look=partial(preview, self.components.codec) if self.previews else None,
+            look=self.components.look if self.previews else None,
             caching=self._caching(solver, sigmas),
         )
 

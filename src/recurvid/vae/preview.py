@@ -33,6 +33,8 @@ HUNYUAN_BIAS = (0.0259, -0.0192, -0.0761)
 
 #: Decoding at less than this many latents on the longer side costs too much picture.
 _SMALLEST = 8
+#: Latents on the longer side in a look through a tiny decoder: pictures of 256 pixels.
+DRAFT_SIDE = 32
 
 
 def linear_preview(latents: Tensor) -> Tensor:
