@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,14 @@ SWITCHES = (
 )  # fmt: skip
 PATIENCE = 90_000
 """Milliseconds that a browser waits for anything; machines of tests are slow and shared."""
+
+
+def await_that(true: Callable[[], bool], seconds: float = PATIENCE / 1000) -> None:
+    """Wait until something holds; a failed assertion when it does not come to that."""
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 @contextmanager
@@ -71,9 +79,10 @@ class Watched:
     elsewhere: list[str] = field(default_factory=list)
 
     @staticmethod
-    def open(browser: Any, address: str, **context: Any) -> Watched:
-        """A fresh profile on the page, loaded."""
+    def open(browser: Any, address: str, *, script: str = "", **context: Any) -> Watched:
+        """A fresh profile on the page, loaded; the script runs before anything of the page."""
         made = browser.new_context(**context)
+        made.add_init_script(script)
         made.set_default_timeout(PATIENCE)
         watched = Watched(made.new_page())
         watched.page.on("console", watched._on_console)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import base64
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.browser import CHROMIUM, SWITCHES, Watched, page_process
+from tests.e2e.browser import CHROMIUM, Watched, await_that
 
 pytest.importorskip("gradio", reason="the page needs the extra gui")
 pytest.importorskip("playwright.sync_api", reason="needs playwright")
-
-from playwright import sync_api as playwright
 
 from recurvid.generation.request import GenerationRequest
 from recurvid.jobs.states import Job, JobState
@@ -36,58 +32,6 @@ DROP = """text => {
     document.querySelector("#picture").dispatchEvent(drop);
 }"""
 SHORT = {"prompt": "pan left", "seconds": "1", "size": "64", "steps": "2"}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("page") / "home"
-
-
-@pytest.fixture(scope="module")
-def address(home: Path) -> Iterator[str]:
-    with page_process(home) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        made = started.chromium.launch(executable_path=CHROMIUM, args=list(SWITCHES))
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def store(home: Path, address: str) -> Iterator[JobStore]:
-    """The page's own queue, emptied afterwards so that no test waits for another's job."""
-    opened = JobStore(home)
-    yield opened
-    for job in opened.list():
-        if job.state.is_active:
-            opened.cancel(job.id)
-    await_that(lambda: not any(job.state.is_active for job in opened.list()))
-    for job in opened.list():
-        opened.delete(job.id)
-    opened.close()
-
-
-@pytest.fixture
-def view(browser: Any, address: str, store: JobStore) -> Iterator[Watched]:
-    """The page, in English and at desktop size; whatever it complained about fails the test."""
-    watched = Watched.open(
-        browser, address, locale="en-US", viewport={"width": 1300, "height": 900}
-    )
-    yield watched
-    watched.page.context.close()
-    assert watched.errors == []
-    assert watched.elsewhere == []
-
-
-def await_that(true: Any, seconds: float = 90) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.1)
 
 
 def only(store: JobStore) -> Job:

@@ -131,8 +131,8 @@
 			if (event.detail === 0) press = null; // the keyboard presses nothing
 			release(event, event.target);
 		});
-		// A click on what has gone is its parent's; where that has gone too, there is none.
-		element.addEventListener("pointerup", (event) => {
+		// What has gone gets no click, and its panel may have shrunk away from under the pointer.
+		document.addEventListener("pointerup", (event) => {
 			const pressed = press;
 			if (pressed && !pressed.button.isConnected) setTimeout(() => press === pressed && release(event, event.target));
 		});
