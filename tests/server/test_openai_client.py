@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 from tests.server.live_server import EXAMPLE, VIDEO, Live, live, png
 
+from recurvid.checkpoints.known import ModelSpec
+from recurvid.checkpoints.locate import Found
 from recurvid.jobs.access import Access
 from recurvid.jobs.claims import Claims
+from recurvid.server import models
 
 openai = pytest.importorskip("openai")
 warnings.filterwarnings("ignore", message="The Sora API is scheduled")
@@ -209,6 +212,39 @@ def test_keys_and_owners(tmp_path: Path):
             client_of(server, "third-key-00").videos.list()
         assert refused.value.code == "invalid_api_key"
         assert first.videos.retrieve(id).id == id
+
+
+def test_models(server: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    look = models.status
+
+    def installed(spec: ModelSpec) -> tuple[Found, ...]:
+        if spec.name != "framepack":
+            return look(spec)
+        return tuple(Found(part, tmp_path, None, 1) for part in spec.components)
+
+    with client_of(server) as client:
+        assert [model.id for model in client.models.list()] == ["bundled"]
+        bundled = client.models.retrieve("bundled")
+        assert (bundled.object, bundled.owned_by) == ("model", "recurvid")
+        assert 0 < bundled.created <= time.time()
+        assert next(iter(client.models.list())) == bundled
+        for name in ("framepack", "sora-2", "a b"):
+            with pytest.raises(openai.NotFoundError) as missing:
+                client.models.retrieve(name)
+            assert missing.value.code == "model_not_found"
+        monkeypatch.setattr(models, "status", installed)
+        assert [model.id for model in client.models.list()] == ["bundled", "framepack"]
+        assert client.models.retrieve("framepack").owned_by == "lllyasviel"
+        with pytest.raises(openai.APIStatusError) as refused:
+            client.models.delete("bundled")
+        assert refused.value.status_code == 405
+
+
+def test_models_need_a_key_too(tmp_path: Path):
+    with live(tmp_path / "home", Access.of("a-key-of-mine", None)) as server:
+        with pytest.raises(openai.AuthenticationError):
+            client_of(server).models.list()
+        assert [m.id for m in client_of(server, "a-key-of-mine").models.list()] == ["bundled"]
 
 
 def test_the_asynchronous_client_too(server: Live):

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from recurvid import __version__
 from recurvid.jobs.access import Access
-from recurvid.server import jobs_api, live, pages, videos
+from recurvid.server import jobs_api, live, models, pages, videos
 from recurvid.server.guard import Gate, Guard
 from recurvid.server.metrics import Metrics
 from recurvid.server.openapi import describe
@@ -45,7 +45,7 @@ def create_app(service: Service, gate: Gate) -> ASGIApp:
     )
     app.state.service = service
     app.state.metrics = Metrics(service)
-    for router in (videos.router, jobs_api.router, live.router, pages.router):
+    for router in (videos.router, models.router, jobs_api.router, live.router, pages.router):
         app.include_router(router)
     handle_problems(app)
     described: list[dict[str, Any]] = []

@@ -55,6 +55,8 @@ EXAMPLES = (
     _get("/v1/videos/{id}", "How it stands"),
     _get("/v1/videos/{id}/content", "Save the finished video", "-f -o valley.mp4 "),
     Example("DELETE", "/v1/videos/{id}", "curl -sS -X DELETE $SERVER/v1/videos/$JOB", "Delete it"),
+    _get("/v1/models", "The models that are here"),
+    Example("GET", "/v1/models/{model}", "curl -sS $SERVER/v1/models/bundled", "One of them"),
     _post(
         "/api/jobs",
         "A video with settings of its own",

@@ -158,6 +158,7 @@ def _invalid(error: RequestValidationError) -> Problem:
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]
     if where[:1] == ["path"]:
-        return Problem(404, "there is no such job")
+        what, code = ("model", "model_not_found") if where[1:] == ["model"] else ("job", None)
+        return Problem(404, f"there is no such {what}", code)
     name = ".".join(where[1:])[:80]
     return Problem(400, f"{name or 'body'}: {str(first['msg'])[:200]}", parameter=name or None)

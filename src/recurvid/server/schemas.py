@@ -276,6 +276,22 @@ class ModelList(BaseModel):
     data: list[ModelBody]
 
 
+class OpenModel(BaseModel):
+    """A model that is here, as OpenAI's clients know one."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="Unix seconds; when its files came here.")
+    owned_by: str
+
+
+class OpenModelList(BaseModel):
+    """All models that are here."""
+
+    object: Literal["list"] = "list"
+    data: list[OpenModel]
+
+
 class QueueBody(BaseModel):
     """Whether jobs are taken at this moment."""
 
