@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -128,6 +130,17 @@ def test_a_picture_with_too_many_pixels_is_not_decoded(own_home: Path):
     with pytest.raises(PictureError, match="megapixels"):
         a_store(own_home, pixels=24 * 16 - 1).add(GenerationRequest(), png())
     a_store(own_home, pixels=24 * 16).add(GenerationRequest(), png())
+
+
+@pytest.mark.parametrize("side", [7800, 20_000, 2**31 - 1])  # the last two are above Pillow's line
+def test_the_limit_that_is_said_is_the_one_that_holds(own_home: Path, side: int):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compress(bytes(99)))
+    with pytest.raises(PictureError, match="above 60 megapixels"):
+        a_store(own_home).add(GenerationRequest(), bomb)
 
 
 def test_jobs_per_owner_count_what_is_active(own_home: Path):

@@ -78,8 +78,8 @@ def load_picture(path: str | Path, *, max_pixels: int | None = None) -> NDArray[
     path = Path(path)
     name = f"picture {str(path)!r}"
     head = _head(path, name)
-    with _explained(name), _quiet(), _open(path, head, name) as image:
-        most = MAX_PIXELS if max_pixels is None else max_pixels
+    most = MAX_PIXELS if max_pixels is None else min(max_pixels, MAX_PIXELS)
+    with _explained(name, most), _quiet(), _open(path, head, name, most) as image:
         if image.width * image.height > most:
             raise _too_large(name, image.width, image.height, most)
         if image.format in ("JPEG", "MPO"):
@@ -128,13 +128,13 @@ def _brands(head: bytes) -> set[bytes]:
     return {head[8:12], *(head[at : at + 4] for at in range(16, size, 4))}
 
 
-def _open(path: Path, head: bytes, name: str) -> Image.Image:
+def _open(path: Path, head: bytes, name: str, most: int) -> Image.Image:
     if head[4:8] == b"ftyp" and not _brands(head) & {*_AVIF_BRANDS}:
-        return _open_heif(path, name)
+        return _open_heif(path, name, most)
     return Image.open(path, formats=_FORMATS)
 
 
-def _open_heif(path: Path, name: str) -> Image.Image:
+def _open_heif(path: Path, name: str, most: int) -> Image.Image:
     try:
         import pillow_heif
     except ImportError:
@@ -144,8 +144,8 @@ def _open_heif(path: Path, name: str) -> Image.Image:
         ) from None
     heif = pillow_heif.open_heif(path, convert_hdr_to_8bit=True)
     width, height = heif.size
-    if width * height > MAX_PIXELS:
-        raise _too_large(name, width, height)
+    if width * height > most:
+        raise _too_large(name, width, height, most)
     return heif.to_pillow()
 
 
@@ -186,8 +186,12 @@ def _quiet() -> Generator[None]:
 
 
 @contextmanager
-def _explained(name: str) -> Generator[None]:
-    """Whatever a decoder raises as one line."""
+def _explained(name: str, most: int) -> Generator[None]:
+    """Whatever a decoder raises as one line.
+
+    Args:
+        most: pixels that are taken. Pillow's own line, above all of ours, knows nothing of it.
+    """
     try:
         yield
     except PictureError:
@@ -198,9 +202,9 @@ def _explained(name: str) -> Generator[None]:
         ) from error
     except Image.DecompressionBombError as error:
         raise PictureError(
-            f"{name}: above {MAX_PIXELS // 1_000_000} megapixels; make it smaller first",
+            f"{name}: above {most / 1e6:g} megapixels; make it smaller first",
             "picture.huge",
-            most=MAX_PIXELS // 1_000_000,
+            most=f"{most / 1e6:g}",
         ) from error
     except MemoryError as error:
         raise PictureError(
@@ -213,7 +217,7 @@ def _explained(name: str) -> Generator[None]:
         ) from error
 
 
-def _too_large(name: str, width: int, height: int, most: int = MAX_PIXELS) -> PictureError:
+def _too_large(name: str, width: int, height: int, most: int) -> PictureError:
     limit = most / 1_000_000
     return PictureError(
         f"{name}: {width}x{height} is above {limit:g} megapixels; make it smaller first",
