@@ -45,6 +45,7 @@ def doctor(
 
 def _plan(output: Output, model: str, size: str, vram: float | None, weights: str) -> None:
     """What would lie where, by arithmetic: neither the model's files nor a card are needed."""
+    from recurvid.cli.disk_needs import converted_weights, model_files
     from recurvid.cli.memory_picture import memory_picture, placement_json
     from recurvid.generation.memory_plan import MemoryQuestion, backbone_sizes, plan_memory
     from recurvid.generation.placing import budget_of
@@ -70,13 +71,18 @@ def _plan(output: Output, model: str, size: str, vram: float | None, weights: st
     made_for = spec.defaults
     question = MemoryQuestion(made_for.schedule, height, width, made_for.steps, weights=weights)
     rounded = backbone_sizes(PRESETS["13b"], weights).rounded
-    placement = plan_memory(budget, question, kept=rounded)
+    written = converted_weights(spec, runtime, rounded)
+    placement = plan_memory(budget, question, kept=written.missing)
+    files = model_files(spec)
     if output.as_json:
         asked = {"model": model, "size": f"{width}x{height}", "weights": weights}
-        output.record({**asked, **placement_json(placement)})
+        there = {"disk_for_weights_there": written.there}
+        there |= {"disk_for_model": files.missing, "disk_for_model_there": files.there}
+        output.record({**asked, **placement_json(placement), **there})
     else:
         form = "" if weights == "auto" else f" in {weights}"
-        output.result.print(memory_picture(placement, f"{model}{form} at {width}x{height}"))
+        title = f"{model}{form} at {width}x{height}"
+        output.result.print(memory_picture(placement, title, written.there, files))
 
 
 def _sections(found: dict[str, Any]) -> list[tuple[str, list[str]]]:

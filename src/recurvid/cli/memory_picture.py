@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from recurvid.cli.disk_needs import OnDisk
 from recurvid.memory.budget import CONTEXT, PhasePlan, Placement, gib
 
 _WIDTH = 40
@@ -27,8 +28,13 @@ _MARKS = {
 }
 
 
-def memory_picture(placement: Placement, title: str) -> Group:
-    """Bars of all phases, a legend, and what system memory and disk are asked for."""
+def memory_picture(placement: Placement, title: str, rounded: int, files: OnDisk) -> Group:
+    """Bars of all phases, a legend, and what system memory and disk are asked for.
+
+    Args:
+        rounded: bytes of weights in another form that are on disk already.
+        files: those of the model.
+    """
     budget = placement.budget
     lines = [
         Text(f"{title}: {gib(budget.vram)} on the device, of which {gib(budget.process)} may be "
@@ -45,15 +51,27 @@ def memory_picture(placement: Placement, title: str) -> Group:
                  "free memory than that, from disk")
         )  # fmt: skip
     lines.append(Text(f"disk: about {placement.disk / 1e6:.0f} MB for latents and video"))
-    if placement.kept:
-        lines.append(
-            Text(f"disk: {gib(placement.kept)} for weights in this form, written once and kept")
-        )
+    lines += [Text(line) for line in _disk(placement.kept, rounded, files)]
     short = placement.shortages()
     lines += [Text(f"does not fit: {line}", style="bold red") for line in short]
     if not short:
         lines.append(Text("this fits", style="bold green"))
     return Group(*lines)
+
+
+def _disk(missing: int, there: int, files: OnDisk) -> list[str]:
+    lines: list[str] = []
+    if missing:
+        lines.append(f"disk: {gib(missing)} for weights in this form, written once and kept")
+    if there:
+        lines.append(f"disk: {gib(there)} of weights in this form are there already")
+    if files.missing and files.there:
+        lines.append(f"disk: {gib(files.missing)} of the model to fetch, {gib(files.there)} there")
+    elif files.missing:
+        lines.append(f"disk: {gib(files.missing)} of the model to fetch")
+    else:
+        lines.append(f"disk: the model's {gib(files.there)} are there already")
+    return lines
 
 
 def placement_json(placement: Placement) -> dict[str, Any]:
