@@ -30,7 +30,7 @@ CASES = [
 
 def tokens(layout: TokenLayout, batch: int = 2, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
-    n = layout.context + layout.noisy + layout.text
+    n = layout.context + layout.fine + layout.text
     q, k, v = (torch.randn(batch, n, 3, 8, generator=g, dtype=torch.float64) for _ in "qkv")
     return q, k, v
 
@@ -126,7 +126,7 @@ def test_every_token_is_a_result_once(case: int):
     layout = TokenLayout(context, grid, text)
     made = plan(windows, layout, CPU)
     asked = torch.cat([made.others, *(q.flatten() for q in made.queries)])
-    n = context + layout.noisy + text
+    n = context + layout.fine + text
     assert asked[made.order].equal(torch.arange(n))
     for queries, keys in zip(made.queries, made.keys, strict=True):
         for own, near in zip(queries.tolist(), keys.tolist(), strict=True):
@@ -136,9 +136,9 @@ def test_every_token_is_a_result_once(case: int):
 
 
 def test_windows_divide_and_then_no_query_is_there_twice():
-    made = plan(Windows(10, 13, 5), TokenLayout(3926, (9, 30, 52), 789), CPU)
-    assert sum(q.numel() for q in made.queries) == 14_040
-    assert {tuple(k.shape) for k in made.keys} == {(4, 3926 + 9 * 20 * 23 + 789)}
+    made = plan(Windows(10, 13, 5), TokenLayout(806, (11, 30, 52), 789), CPU)
+    assert sum(q.numel() for q in made.queries) == 17_160
+    assert {tuple(k.shape) for k in made.keys} == {(6, 806 + 11 * 20 * 23 + 789)}
 
 
 def test_calls_do_not_depend_on_the_prompt():

@@ -82,7 +82,8 @@ class SectionState:
     Attributes:
         tokens: (b, n, d) tokens of the packed context, or None where it is empty.
         rope: phases of the context's tokens and then of the target's.
-        grid: frames, rows and columns of the target's tokens.
+        grid: frames, rows and columns of the tokens at full resolution: those of the context
+            that stand right before the target, and the target.
     """
 
     tokens: Tensor | None
@@ -220,11 +221,10 @@ class PackedDiT(nn.Module):
             tokens.append(self.clean_x_embedder(group.frames.data.to(self.dtype), group.kernel))
             tables.append(self._rope(group.frames, group.kernel))
         tables.append(self._rope(target, TARGET_KERNEL))
-        frames, height, width = target.data.shape[-3:]
         return SectionState(
             torch.cat(tokens, dim=1) if tokens else None,
             RopeTable.joined(tables),
-            (frames, height // PATCH, width // PATCH),
+            _fine_grid(context, target),
         )
 
     def run_blocks(
@@ -338,6 +338,15 @@ class PackedDiT(nn.Module):
                 f"{name}: latent height and width must be even, not {height}x{width}; "
                 f"use a picture size that is a multiple of 16 pixels"
             )
+
+
+def _fine_grid(context: PackedContext, target: LatentFrames) -> tuple[int, int, int]:
+    """``SectionState.grid``; a context's finest group stands last."""
+    frames, height, width = target.data.shape[-3:]
+    last = context.groups[-1] if context.groups else None
+    if last and last.kernel == TARGET_KERNEL and last.frames.data.shape[-2:] == (height, width):
+        frames += last.frames.frames
+    return frames, height // PATCH, width // PATCH
 
 
 def _real_tokens(text_mask: Tensor) -> tuple[int, Tensor | None]:

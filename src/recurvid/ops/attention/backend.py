@@ -49,8 +49,9 @@ class TokenLayout:
     """What stands where in the sequence that a backbone's blocks attend over.
 
     Attributes:
-        context: tokens of the packed context, which come first.
-        grid: frames, rows and columns of the noisy tokens, which follow.
+        context: coarse tokens of the packed context, which come first.
+        grid: frames, rows and columns of what follows at full resolution: of the context as far
+            as there is any, then the noisy tokens.
         text: tokens of picture and prompt, at the end.
     """
 
@@ -59,8 +60,8 @@ class TokenLayout:
     text: int
 
     @property
-    def noisy(self) -> int:
-        """Number of noisy tokens."""
+    def fine(self) -> int:
+        """Number of tokens at full resolution."""
         return math.prod(self.grid)
 
 

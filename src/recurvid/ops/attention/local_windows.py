@@ -1,8 +1,10 @@
-"""Attention of noisy tokens to their neighbourhood only, on whatever dense kernel there is.
+"""Attention of video tokens to their neighbourhood only, on whatever dense kernel there is.
 
-Every window of noisy tokens (see ``windows``) attends to all of the context and text and to the
-noisy tokens around it; context and text attend to everything. Keys and values of some windows are
-gathered and go through the dense kernel as a batch. This changes the picture.
+A window (see ``windows``) goes through the noisy frames and those of the context that have the same
+tokens; it attends to what is around it in all of these frames, to all of the coarse context and to
+the text. Coarse context and text attend to everything: if they see less, errors are many times as
+large. Keys and values of some windows at a time are gathered and go through the dense kernel as a
+batch. This changes the picture.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Plan:
     """Which tokens meet in a call; indices into the whole sequence.
 
     Attributes:
-        others: (r,) context and text.
+        others: (r,) coarse context and text.
         queries: for each call the tokens of its windows, (windows, tokens).
         keys: for each call what they attend to, (windows, tokens).
         order: (n,) where each token stands in ``others`` and all ``queries``, one after the other.
@@ -86,11 +88,11 @@ def _gathered(x: Tensor, index: Tensor) -> Tensor:
 def plan(windows: Windows, layout: TokenLayout, device: torch.device) -> Plan:
     """Indices for a layout, on the device."""
     axes = windows.axes(layout.grid)
-    start, end = layout.context, layout.context + layout.noisy
+    start, end = layout.context, layout.context + layout.fine
     context, text = torch.arange(start), torch.arange(end, end + layout.text)
-    noisy = torch.arange(start, end).view(layout.grid)
-    queries = _boxes(noisy, *((axis.starts, axis.size) for axis in axes))
-    near = _boxes(noisy, *((axis.near, axis.reach) for axis in axes))
+    fine = torch.arange(start, end).view(layout.grid)
+    queries = _boxes(fine, *((axis.starts, axis.size) for axis in axes))
+    near = _boxes(fine, *((axis.near, axis.reach) for axis in axes))
     count = len(near)
     keys = torch.cat([context.expand(count, -1), near, text.expand(count, -1)], dim=1)
     # By what does not change with the prompt, so that compiled code fits all prompts.
@@ -118,7 +120,7 @@ def _boxes(tokens: Tensor, *spans: tuple[tuple[int, ...], int]) -> Tensor:
 
 
 def _order(layout: TokenLayout, axes: tuple[Axis, ...]) -> Tensor:
-    """``Plan.order``: context, the noisy tokens each in the window that owns it, text."""
+    """``Plan.order``: context, the grid's tokens each in the window that owns it, text."""
     window, place = torch.zeros((), dtype=torch.long), torch.zeros((), dtype=torch.long)
     for axis in axes:
         owner = torch.tensor(axis.owners())
@@ -127,6 +129,6 @@ def _order(layout: TokenLayout, axes: tuple[Axis, ...]) -> Tensor:
         place = place[..., None] * axis.size + offset
     size = axes[0].size * axes[1].size * axes[2].size
     others = layout.context + layout.text
-    noisy = others + window * size + place
+    fine = others + window * size + place
     context, text = torch.arange(layout.context), torch.arange(layout.context, others)
-    return torch.cat([context, noisy.flatten(), text])
+    return torch.cat([context, fine.flatten(), text])

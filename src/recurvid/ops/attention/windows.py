@@ -1,7 +1,7 @@
-"""Windows: which noisy tokens look at which, as numbers only.
+"""Windows: which video tokens look at which, as numbers only.
 
-Each axis of the noisy tokens' grid (frames, rows, columns) is cut into windows of one size; a
-window sees itself and a margin on both sides. Where an axis does not divide, neighbouring windows
+Each axis of the tokens' grid (frames, rows, columns) is cut into windows of one size; a window sees
+itself and a margin on both sides. Where an axis does not divide, neighbouring windows
 overlap; at the borders neighbourhoods are moved inwards. So all windows are of one size, and so
 are all neighbourhoods, and a dense kernel takes many of them in one call.
 """
@@ -62,7 +62,7 @@ def cut(length: int, size: int, margin: int) -> Axis:
 
 @dataclass(frozen=True)
 class Windows:
-    """What a user asks for: windows of rows x columns, through all frames of a section.
+    """What a user asks for: windows of rows x columns, through all frames.
 
     Attributes:
         rows, columns: of a window, in tokens (16 pixels of the released models).
