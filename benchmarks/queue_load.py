@@ -79,7 +79,7 @@ def run(home: Path, load: Load) -> dict[str, Any]:
             subprocess.Popen([*command, "--owner", f"key-{number}"])
             for number in range(load.clients)
         ]
-        killed = _kill(store, supervisor, clients, load, each)
+        kills = _kill(store, supervisor, clients, load, each)
         for process in clients:
             process.wait(PATIENCE)
         seconds = time.monotonic() - begun
@@ -90,7 +90,7 @@ def run(home: Path, load: Load) -> dict[str, Any]:
     assert len(jobs) == each * load.clients, f"{len(jobs)} jobs of {each * load.clients}"
     _check_jobs(store, jobs, expected)
     _check_events(store, first_event)
-    return _figures(load, jobs, killed, starts, seconds)
+    return _figures(load, jobs, kills, starts, seconds)
 
 
 def _undisturbed(home: Path) -> dict[int, str]:
@@ -103,37 +103,56 @@ def _undisturbed(home: Path) -> dict[int, str]:
     return {job.request.seed: _hash(store, job.id) for job in jobs}
 
 
+@dataclass
+class Kills:
+    """What was done to the worker.
+
+    Attributes:
+        signals: sent.
+        dead: workers that lived until then.
+    """
+
+    signals: int = 0
+    dead: int = 0
+
+
 def _kill(
     store: JobStore,
     supervisor: Supervisor,
     clients: Sequence[subprocess.Popen[bytes]],
     load: Load,
     each: int,
-) -> list[float]:
-    """Kill the worker as often as asked, spread over the jobs; returns when, in jobs done."""
+) -> Kills:
+    """Kill living workers as often as asked, spread over the jobs."""
     chance = random.Random(load.seed)
     total = each * load.clients
     at = sorted(chance.uniform(0.02, 0.9) * total for _ in range(load.kills))
-    killed: list[float] = []
-    dead: set[int | None] = set()
+    kills = Kills()
     until = time.monotonic() + PATIENCE
-    for moment in at:
-        while True:
-            assert time.monotonic() < until, "too slow"
-            counts = store.counts()
-            done = counts[JobState.DONE] + counts[JobState.FAILED] - DIFFERENT
-            pid = supervisor.workers()[0].pid
-            if done >= moment and counts[JobState.RUNNING] and pid not in {None, *dead}:
-                break
-            assert any(p.poll() is None for p in clients), "done before the last kill"
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0.0, 0.5))  # anywhere in a job, or between two
-        pid = supervisor.workers()[0].pid
-        if pid is not None and pid not in dead:
-            os.kill(pid, signal.SIGKILL)
-            killed.append(moment)
-            dead.add(pid)
-    return killed
+    while kills.dead < load.kills:
+        assert time.monotonic() < until, "too slow"
+        counts = store.counts()
+        done = counts[JobState.DONE] + counts[JobState.FAILED] - DIFFERENT
+        if done >= at[kills.dead] and counts[JobState.RUNNING]:
+            time.sleep(chance.uniform(0.0, 0.5))  # anywhere in a job, or between two
+            _kill_one(supervisor, kills)
+        assert any(p.poll() is None for p in clients), "done before the last kill"
+        time.sleep(0.01)
+    return kills
+
+
+def _kill_one(supervisor: Supervisor, kills: Kills) -> None:
+    """Count a worker that ended by this signal; one that had ended by itself does not count."""
+    worker = supervisor.workers()[0]
+    if worker.pid is None:
+        return
+    kills.signals += 1
+    os.kill(worker.pid, signal.SIGKILL)
+    until = time.monotonic() + PATIENCE
+    while (now := supervisor.workers()[0]).starts == worker.starts:
+        assert time.monotonic() < until, "no worker was started again"
+        time.sleep(0.01)
+    kills.dead += now.last_end == "killed by SIGKILL"
 
 
 def _check_jobs(store: JobStore, jobs: Sequence[Job], expected: dict[int, str]) -> None:
@@ -167,7 +186,7 @@ def _check_events(store: JobStore, after: int) -> None:
 
 
 def _figures(
-    load: Load, jobs: Sequence[Job], killed: Sequence[float], starts: int, seconds: float
+    load: Load, jobs: Sequence[Job], kills: Kills, starts: int, seconds: float
 ) -> dict[str, Any]:
     took = [(job.finished_at or 0) - (job.started_at or 0) for job in jobs]
     states = [job.state.value for job in jobs]
@@ -184,8 +203,9 @@ def _figures(
         "sections made twice": 0,
         "jobs run at once": 1,
         "videos with other bits than an undisturbed run": 0,
-        "signals sent": len(killed),
-        "workers killed": starts - 1,
+        "signals sent": kills.signals,
+        "living workers killed": kills.dead,
+        "workers started": starts,
         "jobs taken more than once": sum(job.attempts > 1 for job in jobs),
         "most attempts of a job": max(job.attempts for job in jobs),
         "seconds in all": round(seconds, 1),

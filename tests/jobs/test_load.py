@@ -21,4 +21,4 @@ def test_no_job_is_lost_or_made_twice(own_home: Path):
     spec.loader.exec_module(script)
     figures = script.run(own_home, script.Load(jobs=8, clients=4, kills=2))
     assert figures["jobs"] == {"done": 8}
-    assert figures["workers killed"] == 2
+    assert figures["living workers killed"] == 2
