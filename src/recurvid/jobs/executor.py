@@ -51,11 +51,17 @@ class Looked:
 
 @dataclass(frozen=True)
 class SectionMade:
-    """A section is durable; ``session/so_far.mp4`` has ``frames`` frames of the result."""
+    """A section is durable; ``session/so_far.mp4`` shows it.
+
+    Attributes:
+        frames: of the result, that it has.
+        provisional: others in it, to look at until theirs are final.
+    """
 
     section: int
     sections: int
     frames: int
+    provisional: int = 0
 
 
 @dataclass(frozen=True)

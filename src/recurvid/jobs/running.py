@@ -95,17 +95,18 @@ class JobRun:
             case SectionMade():
                 self._section(report, now)
             case Made(frames):
-                self._progress = replace(self._progress, frames=frames, total_frames=frames)
+                self._progress = replace(
+                    self._progress, frames=frames, total_frames=frames, provisional=0
+                )
                 self._made = True
 
     def _section(self, made: SectionMade, now: float) -> None:
         if self._estimate is not None and made.section not in self._progress.done_sections:
             self._estimate.section(now)
         done = tuple(sorted({*self._progress.done_sections, made.section}))
-        self._progress = replace(
-            self._progress, done_sections=done, sections=made.sections, frames=made.frames
-        )
-        data = {"section": made.section, "sections": made.sections, "frames": made.frames}
+        there = {"sections": made.sections, "frames": made.frames, "provisional": made.provisional}
+        self._progress = replace(self._progress, done_sections=done, **there)
+        data = {"section": made.section, **there}
         self._write(now, "section", always=True, **data)
 
     def _write(

@@ -154,7 +154,7 @@ def _report(event: Event, session: GenerationSession, looks: Looks) -> Report | 
             return looks.of(event)
         case SectionDone():
             frames = min(event.frames, session.plan.frames)
-            return SectionMade(event.section, event.sections, frames)
+            return SectionMade(event.section, event.sections, frames, event.provisional)
         case Finished():
             return Made(event.frames)
         case SessionPlanned():

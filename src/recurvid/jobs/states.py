@@ -133,6 +133,7 @@ class JobProgress:
         sections: how many there are, None before planning.
         step, steps: of the phase.
         frames: finished so far, pixels on disk.
+        provisional: others that the video so far shows, until theirs are finished.
         total_frames: of the result.
         seconds_left: estimated from measured steps; None while there is nothing to measure.
         done_sections: numbers of the finished ones.
@@ -147,6 +148,7 @@ class JobProgress:
     total_frames: int | None = None
     seconds_left: float | None = None
     done_sections: tuple[int, ...] = ()
+    provisional: int = 0
 
     @property
     def fraction(self) -> float:
@@ -275,7 +277,8 @@ class JobEvent:
         number: grows; gaps mean nothing (superseded progress is dropped).
         kind: "state" (data: state, position, error_code, error, cancelling, revision; state
             "deleted" when it is gone), "planned" (JobPlan), "progress" (JobProgress), "preview"
-            (section, step, steps), "section" (section, sections, frames) or "finished".
+            (section, step, steps), "section" (section, sections, frames, provisional) or
+            "finished".
         at: Unix seconds.
     """
 

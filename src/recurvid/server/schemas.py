@@ -144,6 +144,7 @@ class ProgressBody(BaseModel):
     step: int
     steps: int
     frames: int = Field(description="Finished frames.")
+    provisional: int = Field(description="Others in the video so far, until theirs are finished.")
     total_frames: int | None
     seconds_left: float | None = Field(description="Estimated; null while nothing was measured.")
     done_sections: list[int]
