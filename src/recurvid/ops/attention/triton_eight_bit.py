@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from recurvid.ops.attention.backend import AttentionBackend
+from recurvid.ops.attention.gluon_hopper import HOPPER_TILES, multiply_hopper
 from recurvid.ops.attention.requirements import Requirements
 from recurvid.ops.attention.sdpa import SHORT
 from recurvid.ops.attention.sdpa import attend as exact
@@ -106,7 +107,7 @@ if AVAILABLE:
             top = highest
         return top, total, sums, fade
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["n_q", "n_k"])
     def attention_kernel(  # noqa: PLR0913, D103 - a kernel's signature is its data
         q, k, v, q_scale, v_mean, v_step, out, n_q, n_k, padded_q, padded_k, heads,
         WHOLE: tl.constexpr, NARROW_V: tl.constexpr, ENGINE: tl.constexpr,
@@ -211,13 +212,16 @@ def _attend(
     schema="(Tensor q, Tensor k, Tensor v, bool whole, str tile) -> Tensor",
 )
 def eight_bit_attention(q: Tensor, k: Tensor, v: Tensor, whole: bool, tile: str) -> Tensor:
-    """q, k, v (b, n, heads, head_dim) to the form of q; ``tile`` of ``TILES``, or "" to choose."""
+    """q, k, v (b, n, heads, head_dim) to the form of q; ``tile`` by its name, or "" to choose."""
     card = _capability(q.device)
     narrow_v = card >= HAS_FP8
     given = rounded(q, k, v, whole=whole, narrow_v=narrow_v)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     name = tile or next(name for least, name in CHOICE.items() if card >= least)
-    multiply(given, out, k.shape[1], TILES[name], engine=card >= HOPPER and narrow_v)
+    if name in HOPPER_TILES:
+        multiply_hopper(given, out, k.shape[1], HOPPER_TILES[name])
+    else:
+        multiply(given, out, k.shape[1], TILES[name], engine=card >= HOPPER and narrow_v)
     return out
 
 

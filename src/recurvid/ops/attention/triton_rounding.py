@@ -30,8 +30,8 @@ if AVAILABLE:
     import triton
     import triton.language as tl
 
-    @triton.jit
-    def survey_kernel(  # noqa: PLR0913, D103 - a kernel's signature is its data
+    @triton.jit(do_not_specialize=["n", "chunks"])
+    def attention_survey_kernel(  # noqa: PLR0913, D103 - a kernel's signature is its data
         k, v, parts, n, heads, chunks, CHANNELS: tl.constexpr, CHUNK: tl.constexpr,
         TOKENS: tl.constexpr,
     ):  # fmt: skip
@@ -59,8 +59,8 @@ if AVAILABLE:
             tl.store(to + step + channel, tl.min(low, axis=0))
             tl.store(to + 2 * step + channel, tl.max(high, axis=0))
 
-    @triton.jit
-    def settle_kernel(  # noqa: D103
+    @triton.jit(do_not_specialize=["n", "chunks"])
+    def attention_settle_kernel(  # noqa: D103
         parts, shared, reach, n, chunks, CHANNELS: tl.constexpr, MANY: tl.constexpr
     ):
         # Means of K and V; how far K goes from its own in any channel, and V in each.
@@ -93,8 +93,8 @@ if AVAILABLE:
         x = tl.minimum(tl.maximum(x, -most), most)
         return tl.floor(x + 0.5) if WHOLE else x
 
-    @triton.jit
-    def round_kernel(  # noqa: PLR0913, D103
+    @triton.jit(do_not_specialize=["n_q", "n_k"])
+    def attention_round_kernel(  # noqa: PLR0913, D103
         q, k, v, shared, reach, q8, k8, v8, q_scale, n_q, n_k, padded_q, padded_k, heads, scale,
         WHOLE: tl.constexpr, NARROW_V: tl.constexpr, MOST: tl.constexpr, V_MOST: tl.constexpr,
         CHANNELS: tl.constexpr, TOKENS: tl.constexpr,
@@ -199,10 +199,10 @@ def rounded(q: Tensor, k: Tensor, v: Tensor, *, whole: bool, narrow_v: bool = Tr
     device = q.device
     parts = torch.empty(6, lines, chunks, channels, device=device)
     shared, reach = (torch.empty(2, b, heads, channels, device=device) for _ in range(2))
-    survey_kernel[(chunks, lines)](
+    attention_survey_kernel[(chunks, lines)](
         k, v, parts, n_k, heads, chunks, CHANNELS=channels, CHUNK=CHUNK, TOKENS=32, num_warps=4
     )
-    settle_kernel[(lines,)](
+    attention_settle_kernel[(lines,)](
         parts, shared, reach, n_k, chunks, CHANNELS=channels, MANY=32, num_warps=4
     )
     kind = torch.int8 if whole else E4M3
@@ -213,7 +213,7 @@ def rounded(q: Tensor, k: Tensor, v: Tensor, *, whole: bool, narrow_v: bool = Tr
     v8 = torch.empty(tall, dtype=E4M3 if narrow_v else torch.float16, device=device)
     q_scale = torch.empty(b, heads, rows, device=device)
     most, v_most = INT8_MAX if whole else E4M3_MAX, E4M3_MAX if narrow_v else 1.0
-    round_kernel[(max(rows, keys) // 64, lines)](
+    attention_round_kernel[(max(rows, keys) // 64, lines)](
         q, k, v, shared, reach, q8, k8, v8, q_scale, n_q, n_k, rows, keys, heads,
         channels**-0.5 * math.log2(math.e), WHOLE=whole, NARROW_V=narrow_v, MOST=most,
         V_MOST=v_most, CHANNELS=channels, TOKENS=64, num_warps=4,
