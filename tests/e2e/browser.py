@@ -21,7 +21,7 @@ SWITCHES = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-PATIENCE = 90_000
+PATIENCE = 180_000
 """Milliseconds that a browser waits for anything; machines of tests are slow and shared."""
 
 

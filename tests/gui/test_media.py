@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,3 +87,78 @@ def test_a_link_is_not_followed(store: JobStore, tmp_path: Path):
     secret.write_text("secret")
     (store.folders.of(job.id) / "video.mp4").symlink_to(secret)
     assert client(store).get(f"/media/{job.id}/video").status_code == 404
+
+
+def test_a_video_that_is_replaced_while_it_is_sent_arrives_whole(store: JobStore):
+    """The length of one file and the bytes of another would be a broken video."""
+    job = put(store, store.add(GenerationRequest(), PICTURE), JobState.DONE, files=("video.mp4",))
+    path = store.video(job.id)
+    assert path is not None
+    size = 3 * 1024 * 1024
+    path.write_bytes(b"old" * size)
+    app = Starlette(routes=routes(store, lambda _: ""))
+    said: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        said.append(message)
+        if message["type"] == "http.response.start":
+            new = path.with_name("new")
+            new.write_bytes(b"NEW!")
+            new.replace(path)
+
+    asyncio.run(app(_asked(f"/media/{job.id}/video"), _patient(), send))
+    headers = dict(said[0]["headers"])
+    body = b"".join(message.get("body", b"") for message in said[1:])
+    assert int(headers[b"content-length"]) == len(body) == 3 * size
+    assert body == b"old" * size
+
+
+def test_who_goes_away_is_sent_no_more(store: JobStore):
+    job = put(store, store.add(GenerationRequest(), PICTURE), JobState.DONE, files=("video.mp4",))
+    path = store.video(job.id)
+    assert path is not None
+    path.write_bytes(bytes(3 * 1024 * 1024))
+    app = Starlette(routes=routes(store, lambda _: ""))
+    pieces = 0
+    left = asyncio.Event()
+
+    async def send(message: Any) -> None:
+        nonlocal pieces
+        pieces += message["type"] == "http.response.body"
+        if pieces == 2:
+            left.set()
+        await asyncio.sleep(0.01)
+
+    asyncio.run(app(_asked(f"/media/{job.id}/video"), _patient(left), send))
+    assert 2 <= pieces <= 4
+
+
+def test_the_browser_is_told_when_what_it_has_is_right(store: JobStore):
+    job = put(store, store.add(GenerationRequest(), PICTURE), JobState.DONE, files=("video.mp4",))
+    where = f"/media/{job.id}/video"
+    first = client(store).get(where)
+    same = client(store).get(where, headers={"If-None-Match": first.headers["etag"]})
+    assert (same.status_code, same.content) == (304, b"")
+    head = client(store).head(where)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(first.content))
+    beyond = client(store).get(where, headers={"Range": "bytes=99999-"})
+    assert beyond.status_code == 416
+    assert beyond.headers["content-range"] == f"bytes */{len(first.content)}"
+
+
+def _asked(path: str) -> dict[str, Any]:
+    return {
+        "type": "http", "http_version": "1.1", "method": "GET", "path": path, "root_path": "",
+        "raw_path": path.encode(), "query_string": b"", "headers": [], "scheme": "http",
+    }  # fmt: skip
+
+
+def _patient(left: asyncio.Event | None = None) -> Any:
+    """A client that says nothing more; until it leaves, if it does."""
+
+    async def receive() -> Any:
+        await (left or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
+
+    return receive

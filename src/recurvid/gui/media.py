@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from recurvid.errors import UnknownJobError
+from recurvid.jobs.sending import FileToSend
 from recurvid.jobs.states import Job
 from recurvid.jobs.store import JobStore
 
@@ -47,7 +50,7 @@ def routes(store: JobStore, owner: Owner) -> list[Route]:
                 kind, path = _still(store, job)
         except UnknownJobError:
             return PlainTextResponse("not found", 404)
-        if path is None or path.is_symlink() or not path.is_file():
+        if path is None:
             return PlainTextResponse("not found", 404)
         return _answer(request, job, kind, path)
 
@@ -92,16 +95,32 @@ def _still(store: JobStore, job: Job) -> tuple[str, Path]:
     return ("picture", store.picture(job.id)) if thumbnail is None else ("thumbnail", thumbnail)
 
 
+class _MediaAnswer(Response):
+    """A file that may be replaced while it is sent."""
+
+    def __init__(self, path: Path, headers: Mapping[str, str]):
+        super().__init__()
+        self._file = FileToSend(path, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def refuse(status: int, headers: Mapping[str, str]) -> None:
+            text = "not found" if status == 404 else "not in the file"
+            await PlainTextResponse(text, status, dict(headers))(scope, receive, send)
+
+        await self._file.send(scope, receive, send, refuse, body=scope["method"] != "HEAD")
+
+
 def _answer(request: Request, job: Job, kind: str, path: Path) -> Response:
-    name = None
+    headers = {"content-type": KINDS[kind], **_headers(request)}
     if "download" in request.query_params:
         stem = _NOT_IN_NAMES.sub(" ", job.title.rsplit(".", 1)[0]).strip()[:60] or "video"
         name = f"{stem} {job.id[6:14]}{'.mp4' if KINDS[kind] == 'video/mp4' else path.suffix}"
-    return FileResponse(path, media_type=KINDS[kind], headers=_headers(request), filename=name)
+        headers["content-disposition"] = f"attachment; filename*=utf-8''{quote(name)}"
+    return _MediaAnswer(path, headers)
 
 
 def _headers(request: Request) -> dict[str, str]:
     return {
-        "Cache-Control": "private, max-age=86400" if "v" in request.query_params else "no-store",
-        "X-Content-Type-Options": "nosniff",
+        "cache-control": "private, max-age=86400" if "v" in request.query_params else "no-store",
+        "x-content-type-options": "nosniff",
     }
