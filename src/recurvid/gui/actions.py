@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from recurvid.generation.request import GenerationRequest
 from recurvid.gui import form, how_form, models_panel
 from recurvid.gui.create_tab import preset_choices, prompt_help
 from recurvid.gui.form_actions import on_form
@@ -25,19 +26,11 @@ def listen(page: Page, tabs: Tabs) -> None:
 
 def _on_load(page: Page, tabs: Tabs) -> None:
     create = tabs.create
-    choosing = [
-        (component, control)
-        for component, control in zip(create.fields, form.controls(), strict=True)
-        if control.choices and control.optional
-    ]
 
     def loaded(request: gr.Request) -> list[Any]:
         visitor = page.visitor(request)
-        choices = [
-            gr.update(choices=form.dropdown_choices(control, visitor.language))
-            for _, control in choosing
-        ]
         language = visitor.language
+        choices: list[Any] = form.made_for(GenerationRequest().model, language)
         offers = [
             how_form.kernel_choices(page.machine.kernels(), language),
             how_form.weight_choices(language),
@@ -48,10 +41,16 @@ def _on_load(page: Page, tabs: Tabs) -> None:
         return [prompt_help(language), presets, *choices]
 
     how = dict(zip(how_form.FIELDS, create.how, strict=True))
-    drops = [component for component, _ in choosing]
-    drops += [how[name] for name in ("attention", "weights", "dtype")]
+    left_open = [create.field(control.name) for control in form.left_open()]
+    drops = [*left_open, *(how[name] for name in ("attention", "weights", "dtype"))]
     outputs = [create.help, create.preset, *drops]
     gr.on(None, loaded, None, outputs, queue=False, **QUIET)
+
+    def chosen(model: str, request: gr.Request) -> list[Any]:
+        return form.made_for(model, page.visitor(request).language)
+
+    model = create.field("model")
+    model.change(chosen, model, left_open, queue=False, **QUIET)  # pyright: ignore
 
 
 def _on_models(page: Page, tabs: Tabs) -> None:

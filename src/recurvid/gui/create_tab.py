@@ -53,8 +53,7 @@ class CreateTab:
 
     def field(self, name: str) -> Component:
         """The component of one field."""
-        names = [control.name for control in form.controls()]
-        return self.fields[names.index(name)]
+        return self.fields[form.names().index(name)]
 
     def filled(self, request: GenerationRequest) -> dict[Any, Any]:
         """Updates that put a request into the form."""
@@ -128,11 +127,12 @@ def _drawer(made: dict[str, Component], parts: dict[str, Any]) -> None:
                 for control in controls:
                     with gr.Column(min_width=210):
                         made[control.name] = form.component(control)
-            if any(control.name == "step_cache" for control in controls):
+            names = [control.name for control in controls]
+            if "seed" in names:
+                parts["new_seed"] = gr.Button(word("random_seed"), size="sm", elem_id="new-seed")
+            if "step_cache" in names:
                 gr.Markdown(word("how.step_cache.cost"), elem_classes="rv-note")
-        with gr.Row():
-            parts["new_seed"] = gr.Button(word("random_seed"), size="sm", elem_id="new-seed")
-            parts["reset"] = gr.Button(word("reset"), size="sm", elem_id="reset")
+        parts["reset"] = gr.Button(word("reset"), size="sm", elem_id="reset")
 
 
 def _presets() -> dict[str, Any]:

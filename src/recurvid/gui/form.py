@@ -17,6 +17,7 @@ from gradio.components import Component
 
 from recurvid.checkpoints.known import KNOWN
 from recurvid.errors import RequestError
+from recurvid.generation.defaults import resolved
 from recurvid.generation.request import (
     GenerationRequest,
     default_of,
@@ -131,6 +132,11 @@ def controls() -> tuple[Control, ...]:
     return tuple(made)
 
 
+def names() -> tuple[str, ...]:
+    """The names of the controls, in the same order."""
+    return tuple(control.name for control in controls())
+
+
 def groups() -> dict[str, tuple[Control, ...]]:
     """The controls of the drawer under their headings."""
     found: dict[str, tuple[Control, ...]] = {}
@@ -171,10 +177,44 @@ def component(control: Control) -> Component:
     )
 
 
-def dropdown_choices(control: Control, language: Language) -> list[tuple[str, str]]:
-    """What a drop-down offers. Gradio translates no choices, so the page does when it loads."""
-    unset = [(language(_default_word(control)), "")] if control.optional else []
+def dropdown_choices(
+    control: Control, language: Language, model: str = ""
+) -> list[tuple[str, str]]:
+    """What a drop-down offers. Gradio translates no choices, so the page does when it loads.
+
+    Args:
+        model: whose own choice is named for an empty one.
+    """
+    unset = [(_unset(control, language, model), "")] if control.optional else []
     return [*unset, *((choice, choice) for choice in control.choices)]
+
+
+def made_for(model: str, language: Language) -> list[dict[str, Any]]:
+    """What empty fields say of a model's own values: an update for each of :func:`left_open`."""
+    return [
+        gr.update(choices=dropdown_choices(control, language, model))
+        if control.choices
+        else gr.update(placeholder=_unset(control, language, model))
+        for control in left_open()
+    ]
+
+
+def left_open() -> tuple[Control, ...]:
+    """The controls that may stay empty, for what the model is made for."""
+    return tuple(control for control in controls() if control.optional)
+
+
+def _unset(control: Control, language: Language, model: str) -> str:
+    """What stands for an empty field, with the value that it stands for where that is known."""
+    word = language(_default_word(control))
+    if model not in KNOWN:
+        return word
+    value = getattr(resolved(GenerationRequest(model=model), KNOWN[model]), control.name)
+    # A shift of 0 is derived from the video; a guidance that is None is not there.
+    if value is None or (control.name == "shift" and not value):
+        return word
+    value = f"{value:g}" if isinstance(value, float) else value
+    return language("default.value", value=value, word=word)
 
 
 def request_from(values: Sequence[Any]) -> GenerationRequest:

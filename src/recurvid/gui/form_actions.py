@@ -82,7 +82,11 @@ def _on_settings(page: Page, create: CreateTab) -> None:
 
     create.replay.upload(replay, create.replay, [create.replay, *fields], **QUIET)
     create.preset_apply.click(apply, [create.preset, *fields], fields, **QUIET)
-    create.reset.click(lambda: form.shown(GenerationRequest()), None, fields, **QUIET)
+    # What the video shows stays; the drawer is what is put back.
+    drawer = [name for name in form.names() if name not in form.MAIN_FIELDS]
+    usual = dict(zip(form.names(), form.shown(GenerationRequest()), strict=True))
+    put_back = [create.field(name) for name in drawer]
+    create.reset.click(lambda: [usual[name] for name in drawer], None, put_back, **QUIET)
     seed = create.field("seed")
     create.new_seed.click(lambda: str(secrets.randbelow(2**31)), None, seed, **QUIET)
 
@@ -114,8 +118,12 @@ def _on_presets(page: Page, create: CreateTab) -> None:
 
     def delete(name: str, request: gr.Request) -> Any:
         visitor = page.visitor(request)
-        page.presets.delete(name or "", visitor.owner)
-        return gr.update(choices=preset_choices(page, visitor), value="usual")
+
+        def run() -> Any:
+            page.presets.delete(check_name(name), visitor.owner)
+            return gr.update(choices=preset_choices(page, visitor), value="usual")
+
+        return told(visitor, run, gr.skip())
 
     outputs = [create.preset, create.preset_name]
     create.preset_save.click(save, [create.preset_name, *create.fields], outputs, **QUIET)

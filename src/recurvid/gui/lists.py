@@ -54,16 +54,20 @@ def history(store: JobStore, owner: str, language: Language, limit: int) -> str:
 
 
 def _row(store: JobStore, job: Job, language: Language, *, first: bool, last: bool) -> str:
-    facts = [f"{job.request.seconds:g} s", job.request.model, f"seed {job.request.seed}"]
+    facts = [
+        language("time.s", s=f"{job.request.seconds:g}"),
+        job.request.model,
+        f"{language('field.seed')} {job.request.seed}",
+    ]
     runs = job.state is JobState.RUNNING
     fixed = runs or job.state is not JobState.QUEUED
     do = [
         button(language, "up", job.id, small=True, off=first),
         button(language, "down", job.id, small=True, off=last),
-        button(language, "show", job.id, small=True),
-        button(language, "edit", job.id, small=True, off=fixed or job.attempts > 0),
-        button(language, "duplicate", job.id, small=True),
-        button(language, "cancel", job.id, small=True, off=job.cancelling),
+        button(language, "show", job.id),
+        button(language, "edit", job.id, off=fixed or job.attempts > 0),
+        button(language, "duplicate", job.id),
+        button(language, "cancel", job.id, look="rv-stop", off=job.cancelling),
     ]
     if not runs:
         do[-1] = button(language, "delete", job.id, look="rv-stop")
@@ -86,16 +90,22 @@ def _card(store: JobStore, job: Job, language: Language) -> str:
         )
     else:
         screen = f'<img src="{escape(still)}" alt="{escape(job.title)}" loading="lazy">'
-    facts = [f"{job.plan.width}×{job.plan.height}", f"{job.plan.seconds:.1f} s"] if job.plan else []
+    facts: list[str] = []
+    if job.plan:
+        facts = [
+            f"{job.plan.width}×{job.plan.height}",
+            language("time.s", s=f"{job.plan.seconds:.1f}"),
+        ]
     if job.state is JobState.DONE and job.started_at and job.finished_at:
         took = duration(language, job.finished_at - job.started_at)
         facts.append(language("history.made", time=took))
     error = f'<p class="rv-warning">{escape(failure(language, job))}</p>' if job.error else ""
-    do = [button(language, "use", job.id), button(language, "show", job.id, small=True)]
+    do = [button(language, "show", job.id), button(language, "use", job.id)]
     if job.state is not JobState.DONE:
         do.insert(0, button(language, "resume", job.id, look="rv-go"))
     if video:
-        do.append(link(language, "download", f"{video}&download"))
+        name = "download" if job.state is JobState.DONE else "download_so_far"
+        do.append(link(language, name, f"{video}&download"))
     do.append(button(language, "delete", job.id, look="rv-stop"))
     return (
         f'<article class="rv-card"><div class="rv-thumb">{screen}</div><div class="rv-line">'

@@ -16,6 +16,7 @@ _ICONS = {
     "delete": "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
     "use": "M4 12a8 8 0 1 0 3-6.2M4 4v5h5",
     "download": "M12 4v11M7 11l5 5 5-5M5 20h14",
+    "download_so_far": "M12 4v11M7 11l5 5 5-5M5 20h14",
     "cancel": "M6 6l12 12M18 6L6 18",
     "resume": "M7 5l12 7-12 7z",
     "show": "M3 12s3.5-6 9-6 9 6 9 6-3.5 6-9 6-9-6-9-6zM12 10a2 2 0 1 0 0 4 2 2 0 0 0 0-4",

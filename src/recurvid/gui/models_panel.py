@@ -164,12 +164,14 @@ def kernels(machine: Machine, language: Language) -> str:
     if machine.found is None:
         return f'{why}<p class="rv-note">{escape(language("kernels.looking"))}</p>'
     rows = "".join(
-        f"<tr><th>{escape(str(kernel['name']))}</th>"
+        f'<tr class="{"" if kernel["why_not"] else "rv-runs"}">'
+        f'<th scope="row">{escape(str(kernel["name"]))}</th>'
         f"<td>{escape(_why_not(kernel, language) or language('kernels.ok'))}</td></tr>"
         for kernel in machine.found.get("attention", ())
     )
     forms = "".join(
-        f"<tr><th>{name}</th><td>{escape(language(f'form.{name}'))}</td></tr>" for name in FORMS
+        f'<tr><th scope="row">{name}</th><td>{escape(language(f"form.{name}"))}</td></tr>'
+        for name in FORMS
     )
     devices = " · ".join(
         " ".join(str(device[key]) for key in ("device", "name") if device[key])

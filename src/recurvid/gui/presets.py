@@ -81,7 +81,13 @@ class Presets:
         return name
 
     def delete(self, name: str, owner: str) -> None:
-        """Forget a saved preset; nothing happens if there is none."""
+        """Forget a saved preset; nothing happens if there is none.
+
+        Raises:
+            InputError: it is one of those that are given.
+        """
+        if name in GIVEN:
+            raise InputError("preset: those that are given stay", "preset.given")
         with self._lock:
             everything = self._read()
             own = {key: value for key, value in everything.get(owner, {}).items() if key != name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from recurvid.errors import UnknownJobError
@@ -51,9 +52,9 @@ def stage(store: JobStore, job: Job | None, language: Language) -> str:
 def _head(job: Job, language: Language) -> str:
     facts: list[str] = []
     if job.plan:
-        facts = [f"{job.plan.width}×{job.plan.height}", f"{job.plan.seconds:.1f} s",
-                 f"{job.plan.fps:g} fps"]  # fmt: skip
-    facts += [job.request.model, f"seed {job.request.seed}"]
+        length = language("time.s", s=f"{job.plan.seconds:.1f}")
+        facts = [f"{job.plan.width}×{job.plan.height}", length, f"{job.plan.fps:g} fps"]
+    facts += [job.request.model, f"{language('field.seed')} {job.request.seed}"]
     prompt = job.request.prompt.strip()
     said = f'<p class="rv-prompt">{escape(prompt)}</p>' if prompt else ""
     return (
@@ -65,39 +66,47 @@ def _head(job: Job, language: Language) -> str:
 def _pictures(store: JobStore, job: Job, language: Language) -> str:
     video = address(store, job, "video")
     if video:
-        return f'<div class="rv-screens">{_video(video, language("stage.result"), job)}</div>'
+        return f'<div class="rv-screens">{_video(video, [language("stage.result")], job)}</div>'
     preview = address(store, job, "preview") if job.state is JobState.RUNNING else None
     so_far = address(store, job, "so-far")
     screens = ""
     if so_far:
         total = job.plan.seconds if job.plan else job.request.seconds
-        made = job.progress.frames / job.plan.fps if job.plan else 0.0
-        label = language("stage.so_far.length", seconds=f"{made:.1f}", total=f"{total:.1f}")
-        screens += _video(so_far, f"{language('stage.so_far')} · {label}", job)
+        shown = job.progress.frames + job.progress.provisional
+        made = shown / job.plan.fps if job.plan else 0.0
+        length = language("stage.so_far.length", seconds=f"{made:.1f}", total=f"{total:.1f}")
+        screens += _video(so_far, [language("stage.so_far"), length], job)
     if preview:
-        screens += _image(preview, _step(job, language), "rv-preview", job)
+        lines = [language("stage.preview"), _step(job, language)]
+        screens += _image(preview, lines, "rv-preview", job)
     elif not so_far:
         picture = address(store, job, "picture")
-        screens += _image(picture or "", language("picture"), "rv-still", job)
+        screens += _image(picture or "", [language("picture")], "rv-still", job)
     return f'<div class="rv-screens">{screens}</div>'
 
 
-def _video(source: str, label: str, job: Job) -> str:
+def _video(source: str, lines: Sequence[str], job: Job) -> str:
     front = job.plan is not None and job.plan.order == "inverted"
     grows = "front" if front else "end"
     return (
         f'<figure class="rv-screen rv-film"><video src="{escape(source)}" data-grows="{grows}" '
-        f"controls loop muted "
-        f'autoplay playsinline preload="auto" aria-label="{escape(label)}"{_shape(job)}></video>'
-        f"<figcaption>{escape(label)}</figcaption></figure>"
+        f"controls loop muted autoplay playsinline "
+        f'preload="auto" aria-label="{escape(lines[0])}"{_shape(job)}></video>'
+        f"{_caption(lines)}</figure>"
     )
 
 
-def _image(source: str, label: str, kind: str, job: Job) -> str:
+def _image(source: str, lines: Sequence[str], kind: str, job: Job) -> str:
     return (
-        f'<figure class="rv-screen {kind}"><img src="{escape(source)}" alt="{escape(label)}"'
-        f"{_shape(job)}><figcaption>{escape(label)}</figcaption></figure>"
+        f'<figure class="rv-screen {kind}"><img src="{escape(source)}" alt="{escape(lines[0])}"'
+        f"{_shape(job)}>{_caption(lines)}</figure>"
     )
+
+
+def _caption(lines: Sequence[str]) -> str:
+    """A line each, so that numbers which grow longer break none and nothing below moves."""
+    spans = "".join(f"<span>{escape(line)}</span>" for line in lines)
+    return f"<figcaption>{spans}</figcaption>"
 
 
 def _shape(job: Job) -> str:
@@ -108,15 +117,14 @@ def _shape(job: Job) -> str:
 def _step(job: Job, language: Language) -> str:
     progress = job.progress
     if progress.phase == "denoise" and progress.section is not None:
-        where = language(
+        return language(
             "stage.preview.section",
             section=progress.section + 1,
             sections=progress.sections or "?",
             step=progress.step,
             steps=progress.steps,
         )
-        return f"{language('stage.preview')} · {where}"
-    return language("stage.preview")
+    return language(f"phase.{progress.phase}")
 
 
 def _bar(store: JobStore, job: Job, language: Language) -> str:
@@ -160,9 +168,10 @@ def _actions(store: JobStore, job: Job, language: Language) -> str:
         made.append(button(language, "cancel", job.id, look="rv-stop"))
     if job.state in (JobState.CANCELLED, JobState.FAILED) or is_stopping(job):
         made.append(button(language, "resume", job.id, look="rv-go"))
-    source = address(store, job, "video") or address(store, job, "so-far")
-    if source:
+    if source := address(store, job, "video"):
         made.append(link(language, "download", f"{source}&download"))
+    elif source := address(store, job, "so-far"):
+        made.append(link(language, "download_so_far", f"{source}&download"))
     made.append(button(language, "use", job.id))
     if job.state is JobState.DONE:
         made.append(button(language, "duplicate", job.id))

@@ -19,7 +19,7 @@ _TEAL = Color(
 _SLATE = Color(
     name="recurvid-slate",
     c50="#f7f9fa", c100="#eef2f4", c200="#dfe6ea", c300="#c5d0d7", c400="#8fa0ac",
-    c500="#647683", c600="#4c5c68", c700="#33414c", c800="#1d2831", c900="#131c23", c950="#0b1217",
+    c500="#5a6b78", c600="#4c5c68", c700="#33414c", c800="#1d2831", c900="#131c23", c950="#0b1217",
 )  # fmt: skip
 # Fonts of the system only: nothing is fetched, and Japanese and Chinese have theirs.
 _FONT = (
@@ -66,11 +66,14 @@ def theme() -> themes.Base:
         input_border_color="*neutral_300",
         input_border_color_dark="*neutral_700",
         input_placeholder_color="*neutral_500",
-        input_placeholder_color_dark="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        input_border_width="1px",
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
         button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_background_fill_hover_dark="*primary_700",
         button_primary_text_color="white",
         button_secondary_background_fill="*neutral_100",
         button_secondary_background_fill_hover="*neutral_200",

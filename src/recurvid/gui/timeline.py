@@ -24,7 +24,10 @@ def timeline(job: Job, language: Language) -> str:
     )
     why = f"timeline.{plan.order}"
     note = f"<p>{escape(language(why))}</p>" if why in language.words else ""
-    ends = f"<span>0 s</span><span>{plan.seconds:.1f} s</span>"
+    ends = "".join(
+        f"<span>{escape(language('time.s', s=seconds))}</span>"
+        for seconds in ("0", f"{plan.seconds:.1f}")
+    )
     return (
         f'<section class="rv-timeline" aria-label="{escape(language("timeline"))}">'
         f'<div class="rv-track" role="list">{bars}</div><div class="rv-ends">{ends}</div>'

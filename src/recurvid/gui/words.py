@@ -29,12 +29,12 @@ _PREFIX = "recurvid."
 
 
 def _english() -> dict[str, str]:
-    """With what requests and models say of themselves."""
+    """With what requests and models say of themselves where the page does not say it better."""
     said = {f"field.{spec.name}.help": limits_of(spec).help for spec in request_fields()}
     for spec in KNOWN.values():
         said[f"model.{spec.name}.title"] = spec.title
         said |= {f"licence.{term.name}": term.summary for term in spec.licences}
-    return english.WORDS | english_errors.WORDS | said
+    return said | english.WORDS | english_errors.WORDS
 
 
 @dataclass(frozen=True)

@@ -102,4 +102,5 @@ WORDS: dict[str, str] = {
     "error.kernel.no_cuda": "本机没有 CUDA 设备",
     "error.kernel.old_card": "需要计算能力 {needed}，此显卡为 {found}",
     "error.kernel.new_card": "没有适用于此显卡的代码（计算能力 {found}）",
+    "error.preset.given": "自带的预设不能删除。",
 }

@@ -113,4 +113,5 @@ WORDS: dict[str, str] = {
     "error.kernel.no_cuda": "there is no CUDA device here",
     "error.kernel.old_card": "needs compute capability {needed}, this card has {found}",
     "error.kernel.new_card": "has no code for this card (compute capability {found})",
+    "error.preset.given": "The presets that come with RecurVid stay.",
 }

@@ -102,4 +102,5 @@ WORDS: dict[str, str] = {
     "error.kernel.no_cuda": "CUDA デバイスがありません",
     "error.kernel.old_card": "Compute Capability {needed} が必要です（このカードは {found}）",
     "error.kernel.new_card": "このカード用のコードがありません（Compute Capability {found}）",
+    "error.preset.given": "はじめからあるプリセットは削除できません。",
 }
