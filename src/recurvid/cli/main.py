@@ -26,7 +26,7 @@ from recurvid.cli.selfcheck import selfcheck
 from recurvid.cli.serve import serve
 from recurvid.cli.stopping import Stopped
 from recurvid.cli.tables import printable
-from recurvid.errors import InputError, OutputError, RecurVidError
+from recurvid.errors import ComponentError, InputError, OutputError, RecurVidError
 from recurvid.settings import settings
 
 # typer bundles click since 0.20 or so; the class is reached through what typer itself exports.
@@ -34,6 +34,8 @@ _UsageError = cast(type[Exception], typer.BadParameter.__mro__[2])
 
 _DISK_FULL = OutputError.exit_code
 _LONGEST = 1000
+#: What torch raises while it compiles.
+_COMPILING = ("BackendCompilerFailed", "InductorError", "InternalTorchDynamoError", "Unsupported")
 
 app = typer.Typer(
     name="recurvid",
@@ -115,6 +117,10 @@ def _unforeseen(error: Exception) -> tuple[int, str]:
     text = " ".join(str(error).split())[:300]
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return exits.OUT_OF_MEMORY, f"out of memory; try a smaller --size ({text})"
+    if type(error).__name__ in _COMPILING:
+        from recurvid.models.compiler import told
+
+        return ComponentError.exit_code, f"compiling failed: {told(error)}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _DISK_FULL, f"the disk is full ({error.filename or text}); make room and resume"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:

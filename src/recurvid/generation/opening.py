@@ -14,6 +14,7 @@ from recurvid.generation.placing import under_budget
 from recurvid.generation.runtime import Runtime
 from recurvid.generation.session import GenerationSession
 from recurvid.generation.video_plan import VideoPlan, plan_video
+from recurvid.models.compiler import refuse_without_compiler
 from recurvid.models.loading import find_config
 from recurvid.models.packed_dit.config import parse_kernel
 from recurvid.models.packed_dit.history import layer_name
@@ -38,7 +39,8 @@ def open_session(
     Raises:
         InputError: a request that the model cannot do.
         CheckpointError: files of the model are missing.
-        ComponentError: the device is not there, or memory, card or disk are too small.
+        ComponentError: the device is not there, cannot compile where that was asked, or memory,
+            card or disk are too small.
     """
     request, local = journal.request, journal.local
     files = locate(local.model or request.model)
@@ -53,6 +55,8 @@ def open_session(
         exact_steps=local.exact_steps,
         sparse=local.sparse,
     )
+    if runtime.compiled:
+        refuse_without_compiler(runtime.device)
     components = load_components(files, runtime)
     use_draft(components, draft_file(local, bundled=files.spec.bundled))
     if journal.has("plan.json"):
