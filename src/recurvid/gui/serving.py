@@ -5,13 +5,11 @@ from __future__ import annotations
 import secrets
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import gradio as gr
 import h11
@@ -29,7 +27,7 @@ from recurvid.gui.app import build
 from recurvid.gui.door import Door
 from recurvid.gui.downloads import Downloads
 from recurvid.gui.gate import Gate, Sessions
-from recurvid.gui.leftovers import swept
+from recurvid.gui.leftovers import uploads_folder
 from recurvid.gui.machine import Machine
 from recurvid.gui.page import Page
 from recurvid.gui.presets import Presets
@@ -75,10 +73,9 @@ def served(
     """
     with (
         closing(_listening(door)) as listening,
-        tempfile.TemporaryDirectory(prefix="recurvid-page-") as uploads,
-        swept(Path(uploads)),
+        uploads_folder() as uploads,
     ):
-        prepare_gradio(Path(uploads))
+        prepare_gradio(uploads)
         page = Page(
             store=store,
             sessions=Sessions(door.access),
