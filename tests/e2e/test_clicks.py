@@ -41,7 +41,10 @@ SLOW_END = """(() => {
                     page.enqueue(coder.encode(part));
                 }
             },
-            cancel: why => source.cancel(why),
+            cancel: why => {
+                window.dropped = true;
+                return source.cancel(why);
+            },
         });
         return new Response(body, { status: answer.status, headers: answer.headers });
     };
@@ -99,6 +102,9 @@ def test_an_answer_comes_though_the_stream_was_ending(browser: Any, address: str
     page.wait_for_timeout(500)  # for the page to note that the event was taken
     page.evaluate("window.release()")
     page.wait_for_selector("#stop-editing")
+    page.click("#stop-editing")
+    page.wait_for_selector("#stop-editing", state="hidden")
+    assert not page.evaluate("window.dropped"), "the server would drop events with the stream"
     assert view.errors == []
     page.context.close()
 

@@ -120,6 +120,16 @@ def test_the_stage_shows_what_runs_unless_something_else_was_asked_for(store: Jo
     assert shown_job(store, "someone else", first.id) is None
 
 
+@pytest.mark.parametrize("looks", range(4))
+def test_a_job_may_begin_while_it_is_drawn(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch, looks: int
+):
+    job = store.add(GenerationRequest(), PICTURE)
+    answers = [store.queue()] * looks + [[]] * 4
+    monkeypatch.setattr(store, "queue", lambda *_: answers.pop(0))
+    assert text(ENGLISH("stage.waits.first")) in text(stage(store, job, ENGLISH))
+
+
 def test_a_full_disk_is_said_at_the_top(tmp_path: Path):
     class Full:
         total, free = 10**9, 10**6

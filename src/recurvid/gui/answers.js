@@ -1,7 +1,9 @@
 // Gradio's answers to the events of a page come over one stream (queue/data), which the server ends
 // as soon as it owes the page nothing. An event that is sent (queue/join) while that end is still on
 // its way would never hear its answer: the page takes the stream for open, the server has left it.
-// So an end is not passed on while an event waits; the stream is taken up again instead.
+// Worse, the page drops the stream when it hears of the end, and if the server is still at it then,
+// it throws away whatever the page has sent meanwhile. So every stream is read until the server has
+// left it, and the page hears of the end only if no event waits; else it is taken up again.
 (() => {
 	const PATIENCE = 1000; // ms for the page to hear of an end
 	const send = window.fetch;
@@ -53,27 +55,30 @@
 			}
 		};
 		const pull = async (page) => {
+			let end = null;
 			for (;;) {
 				const message = await next();
-				if (message === null) {
+				if (message?.includes('"msg":"close_stream"')) {
+					end = message;
+				} else if (message !== null) {
+					answered(message);
+					return page.enqueue(encoder.encode(message));
+				} else if (end === null) {
 					waiting.clear();
 					return page.close();
-				}
-				answered(message);
-				if (message.includes('"msg":"close_stream"')) {
-					if (joining || waiting.size) {
-						source.cancel();
-						source = (await send(again.clone())).body.getReader();
-						text = "";
-						continue;
-					}
+				} else if (joining || waiting.size) {
+					source = (await send(again.clone())).body.getReader();
+					text = "";
+					end = null;
+				} else {
 					// The page aborts the request when it has heard of the end.
 					heard = new Promise((known) => {
 						again.signal.addEventListener("abort", known, { once: true });
 						setTimeout(known, PATIENCE);
 					});
+					page.enqueue(encoder.encode(end));
+					return page.close();
 				}
-				return page.enqueue(encoder.encode(message));
 			}
 		};
 		const body = new ReadableStream({ pull, cancel: (why) => source.cancel(why) });

@@ -129,7 +129,8 @@ def _step(job: Job, language: Language) -> str:
 
 def _bar(store: JobStore, job: Job, language: Language) -> str:
     if job.state.waits:
-        place = [waiting.id for waiting in store.queue()].index(job.id) if _waits(store, job) else 0
+        waiting = [other.id for other in store.queue()]  # without it if it has begun meanwhile
+        place = waiting.index(job.id) if job.id in waiting else 0
         first = place == 0
         text = language("stage.waits.first") if first else language("stage.waits", place=place + 1)
         return f'<p class="rv-note">{escape(text)}{_reason(job, language)}</p>'
@@ -152,10 +153,6 @@ def _bar(store: JobStore, job: Job, language: Language) -> str:
     if job.state is JobState.CANCELLED:
         return f'<p class="rv-note">{escape(language("kept"))}</p>'
     return ""
-
-
-def _waits(store: JobStore, job: Job) -> bool:
-    return any(waiting.id == job.id for waiting in store.queue())
 
 
 def _reason(job: Job, language: Language) -> str:
