@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 import types
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -125,8 +126,9 @@ class Mbarrier:
         barrier(x).update(int(pred), 0)
 
     @staticmethod
-    def wait(x: Any, phase: int) -> None:
-        barrier(x).wait(phase)
+    def wait(x: Any, phase: int, pred: bool = True) -> None:
+        if pred:
+            barrier(x).wait(phase)
 
 
 @dataclass
@@ -172,6 +174,7 @@ def start(a: Any, b: Buffer, acc: Any, use_acc: bool = True, is_async: bool = Fa
 def finish(pending: int, deps: list[Any]) -> Any:
     while len(PENDING.products) > pending:
         work = PENDING.products.pop(0)
+        time.sleep(0.002)  # whoever may overwrite an operand now, does
         out = work.left.double() @ work.right.double()
         out = (out + work.acc.double() if work.add else out).to(work.acc.dtype)
         work.out = values(out)

@@ -43,7 +43,7 @@ if AVAILABLE:
 
     @gluon.jit
     def fetch(  # noqa: PLR0913, D103
-        q, k, v, q_all, k_all, v_all, q_ready, k_ready, k_free, v_ready, v_free,
+        q, k, v, q_all, k_all, v_all, q_ready, k_ready, v_ready, free,
         line, first, turns, padded_q, padded_k,
     ):  # fmt: skip
         stages: gl.constexpr = k_all.shape[0]
@@ -55,12 +55,11 @@ if AVAILABLE:
             tma.async_copy_global_to_shared(q, [at, 0], q_ready, q_all.index(group))
         for turn in range(turns):
             stage = turn % stages
-            free = ((turn // stages) & 1) ^ 1
-            mbarrier.wait(k_free.index(stage), free)
+            # Values of a turn are the last that is read of its stage.
+            mbarrier.wait(free.index(stage), ((turn // stages) & 1) ^ 1)
             mbarrier.expect(k_ready.index(stage), k.block_type.nbytes)
             at = line * padded_k + turn * keys
             tma.async_copy_global_to_shared(k, [at, 0], k_ready.index(stage), k_all.index(stage))
-            mbarrier.wait(v_free.index(stage), free)
             mbarrier.expect(v_ready.index(stage), v.block_type.nbytes)
             at = turn * keys
             tma.async_copy_global_to_shared(
@@ -134,7 +133,7 @@ if AVAILABLE:
 
     @gluon.jit
     def attend_half(  # noqa: PLR0913, D103
-        q_all, k_all, v_all, q_ready, k_ready, k_free, v_ready, v_free, turn_of,
+        q_all, k_all, v_all, q_ready, k_ready, v_ready, free, turn_of,
         q_scale, v_mean, v_step, out, line, first, turns, n_q, n_k, padded_q, heads,
         GROUP: gl.constexpr, WHOLE: gl.constexpr, APART: gl.constexpr, TURNS: gl.constexpr,
         HELD: gl.constexpr,
@@ -161,12 +160,11 @@ if AVAILABLE:
         mbarrier.wait(k_ready.index(0), 0)
         coming = start_scores(a, k_all.index(0).permute((1, 0)), WHOLE, keys, s_layout)
         s = warpgroup_mma_wait(0, deps=[coming])
-        mbarrier.arrive(k_free.index(0))
         p, top, total, fade = weighed(s, scale, top, total, WHOLE)
         words = packed(p, keys)
+        mbarrier.wait(k_ready.index(1 % stages), (1 // stages) & 1, pred=turns > 1)
         for turn in range(1, turns):
             stage, before = turn % stages, (turn - 1) % stages
-            mbarrier.wait(k_ready.index(stage), (turn // stages) & 1)
             if TURNS:
                 mbarrier.wait(turn_of.index(GROUP), (turn - 1) & 1)
             coming = start_scores(a, k_all.index(stage).permute((1, 0)), WHOLE, keys, s_layout)
@@ -180,11 +178,15 @@ if AVAILABLE:
             if TURNS:
                 mbarrier.arrive(turn_of.index(1 - GROUP))
             s = warpgroup_mma_wait(1, deps=[coming])
-            mbarrier.arrive(k_free.index(stage))
             old = fade
             p, top, total, fade = weighed(s, scale, top, total, WHOLE)
+            # Waiting for the next keys here keeps the assembler from putting off the weights until
+            # the products are done: it moves nothing across a branch.
+            after = turn + 1
+            ready = k_ready.index(after % stages)
+            mbarrier.wait(ready, (after // stages) & 1, pred=after < turns)
             sums = finished(more, sums, old, APART, o_layout)
-            mbarrier.arrive(v_free.index(before))
+            mbarrier.arrive(free.index(before))
             words = packed(p, keys)  # not before: registers of the last ones are being read
             if not APART:
                 sums *= in_rows(fade, o_layout)
@@ -221,33 +223,31 @@ if AVAILABLE:
         q_ready = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
         turn_of = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
         k_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-        k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
         v_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-        v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+        free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
         mbarrier.init(q_ready, count=1)
         for i in gl.static_range(2):
             mbarrier.init(turn_of.index(i), count=1)
         for i in gl.static_range(STAGES):
             mbarrier.init(k_ready.index(i), count=1)
             mbarrier.init(v_ready.index(i), count=1)
-            mbarrier.init(k_free.index(i), count=2)
-            mbarrier.init(v_free.index(i), count=2)
+            mbarrier.init(free.index(i), count=2)
         line, first = gl.program_id(1), gl.program_id(0) * (2 * HALF)
         turns = gl.cdiv(n_k, keys)
         gl.warp_specialize(
             [
                 (attend_half, (
-                    q_all, k_all, v_all, q_ready, k_ready, k_free, v_ready, v_free, turn_of,
+                    q_all, k_all, v_all, q_ready, k_ready, v_ready, free, turn_of,
                     q_scale, v_mean, v_step, out, line, first, turns, n_q, n_k, padded_q, heads,
                     0, WHOLE, APART, TURNS, HELD,
                 )),
                 (attend_half, (
-                    q_all, k_all, v_all, q_ready, k_ready, k_free, v_ready, v_free, turn_of,
+                    q_all, k_all, v_all, q_ready, k_ready, v_ready, free, turn_of,
                     q_scale, v_mean, v_step, out, line, first, turns, n_q, n_k, padded_q, heads,
                     1, WHOLE, APART, TURNS, HELD,
                 )),
                 (fetch, (
-                    q, k, v, q_all, k_all, v_all, q_ready, k_ready, k_free, v_ready, v_free,
+                    q, k, v, q_all, k_all, v_all, q_ready, k_ready, v_ready, free,
                     line, first, turns, padded_q, padded_k,
                 )),
             ],
@@ -277,9 +277,10 @@ class HopperTile:
 
 HOPPER_TILES = {
     "hopper": HopperTile(),
+    "hopper-apart": HopperTile(apart=True, held=False),
     "hopper-free": HopperTile(turns=False),
-    "hopper-apart": HopperTile(apart=True),
     "hopper-shared": HopperTile(held=False),
+    "hopper-apart-free": HopperTile(apart=True, turns=False, held=False),
     "hopper-64": HopperTile(keys=64, stages=6),
 }
 
