@@ -118,13 +118,14 @@ def save(found: dict[str, dict]) -> None:
 
 def child(names: list[str]) -> int:
     """Try the kernels; a line of JSON when one begins and when it is known."""
+    import own_tiles
     import saved_kernels
     import torch
 
     from recurvid.ops.attention.registry import ATTENTION
 
     torch.set_grad_enabled(False)
-    known = {**ATTENTION, **saved_kernels.backends()}
+    known = {**ATTENTION, **saved_kernels.backends(), **own_tiles.backends()}
     inputs = [drawn(517, 1031, 3), drawn(TOKENS, TOKENS, HEADS)]
     truth = ATTENTION["reference"](*(x.double() for x in inputs[0]))
     full = ATTENTION["torch-flash"](*inputs[1])

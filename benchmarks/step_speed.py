@@ -48,6 +48,7 @@ import torch.nn.functional as F
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
 
+import own_tiles  # noqa: E402
 import rounding_parts  # noqa: E402
 import saved_kernels  # noqa: E402
 from model_parity_gpu import TINY, Bench, device_name, relative  # noqa: E402
@@ -140,7 +141,8 @@ VARIANTS: dict[str, Variant] = {
 }
 ON_REQUEST = list(VARIANTS)[list(VARIANTS).index("compiled-tuned") :]
 #: What "@best..." chooses from: kernels whose name begins so, as attention_speed.py has timed them.
-BEST = {"best": ("saved:t", "cudnn", "flash"), "best-qk8": ("saved:qk8",), "best-8": ("saved:f8",)}
+BEST = {"best": ("saved:t", "cudnn", "flash"), "best-qk8": ("saved:qk8",), "best-8": ("saved:f8",),
+        "best-own": ("own:",), "best-own-int8": ("own:int8",)}  # fmt: skip
 STAGES = ("checks", "kernels", "parts", "kept")
 DEFAULT = ["checks", "kernels", *(name for name in VARIANTS if name not in ON_REQUEST)]
 
@@ -384,7 +386,7 @@ class Run:
     def attention(self, name: str) -> AttentionBackend:
         """The kernel; on a CPU something that can stand in for it."""
         spec = AttentionSpec(self.device.type, torch.bfloat16, 128)
-        known = {**ATTENTION, **saved_kernels.backends()}
+        known = {**ATTENTION, **saved_kernels.backends(), **own_tiles.backends()}
         name = self.fastest(BEST[name]) if name in BEST and self.cuda else name
         reason = known[name].why_not(spec) if name in known else "there is no such kernel"
         if reason is None:
