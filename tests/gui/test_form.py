@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,14 @@ import pytest
 pytest.importorskip("gradio", reason="the page needs the extra gui")
 
 import gradio as gr
+from gradio.data_classes import ImageData
 
 from recurvid.errors import InputError, RequestError
 from recurvid.generation.request import GenerationRequest
 from recurvid.gui import form, how_form
+from recurvid.gui.create_tab import picture_field
+from recurvid.gui.form import left_open, made_for
+from recurvid.gui.words import LANGUAGES
 from recurvid.jobs.states import HowToRun
 
 EVERY_FIELD = GenerationRequest(
@@ -36,14 +41,14 @@ def test_one_control_a_field_in_order():
     assert sorted([*form.MAIN_FIELDS, *drawer]) == sorted(c.name for c in form.controls())
 
 
-def test_every_control_has_a_component_with_its_limits():
+def test_every_control_has_a_component_of_its_kind():
     with gr.Blocks():
         made: dict[str, Any] = {
             control.name: form.component(control) for control in form.controls()
         }
     assert isinstance(made["order"], gr.Dropdown)
     assert isinstance(made["exact_gaps"], gr.Checkbox)
-    assert (made["crf"].minimum, made["crf"].maximum) == (0, 51)
+    assert made["crf"].preprocess(99) == 99, "the request refuses it, in the visitor's language"
     assert next(value for _, value in made["solver"].choices) == ""
     assert "bundled" in [value for _, value in made["model"].choices]
     assert made["prompt"].max_length == 10_000
@@ -119,3 +124,27 @@ def test_no_choice_of_how_to_run_is_invented(name: str, value: Any):
     values[how_form.FIELDS.index(name)] = value
     with pytest.raises(InputError):
         how_form.how_from(values, "auto")
+
+
+def test_a_broken_picture_reaches_the_queue_which_says_so(tmp_path: Path):
+    """Gradio would answer with a trace full of paths."""
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    with gr.Blocks():
+        field = picture_field("picture", 200, "picture")
+    given = ImageData(path=str(broken), orig_name="broken.png")
+    assert field.preprocess(given) == str(broken)
+    assert field.preprocess(None) is None
+
+
+def test_empty_fields_name_what_they_stand_for():
+    names = [control.name for control in left_open()]
+    bundled = dict(zip(names, made_for("bundled", LANGUAGES["en"]), strict=True))
+    assert bundled["steps"]["placeholder"] == "20 (the model's own)"
+    assert bundled["guidance_scale"]["placeholder"] == "the model's own", "it has none"
+    assert bundled["order"]["choices"][0] == ("inverted (the model's own)", "")
+    large = dict(zip(names, made_for("framepack-f1", LANGUAGES["ja"]), strict=True))
+    assert large["fps"]["placeholder"] == "30（モデルの標準）"
+    assert large["order"]["choices"][0] == ("forward（モデルの標準）", "")
+    unknown = made_for("no such model", LANGUAGES["en"])[names.index("size")]
+    assert unknown["placeholder"] == "the model's own"

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from gradio.data_classes import ImageData
 
 from recurvid.errors import InputError
 from recurvid.generation.request import GenerationRequest
@@ -86,36 +87,43 @@ def build(page: Page) -> CreateTab:
 
 def _main(made: dict[str, Component]) -> dict[str, Any]:
     controls = {control.name: control for control in form.controls()}
-    picture = gr.Image(
-        type="filepath",
-        image_mode=None,
-        sources=["upload", "webcam", "clipboard"],
-        label=word("picture"),
-        height=270,
-        buttons=[],
-        elem_id="picture",
-    )
+    picture = picture_field("picture", 270, "picture")
     for name in form.MAIN_FIELDS:
         made[name] = form.component(controls[name])
     generate = gr.Button(word("generate"), variant="primary", size="lg", elem_id="generate")
     stop_editing = gr.Button(word("stop_editing"), visible=False, elem_id="stop-editing")
     with gr.Accordion(word("end_picture"), open=False, elem_id="end-drawer"):
         gr.Markdown(word("end_picture.note"), elem_classes="rv-note")
-        end_picture = gr.Image(
-            type="filepath",
-            image_mode=None,
-            sources=["upload", "webcam", "clipboard"],
-            label=word("end_picture"),
-            height=200,
-            buttons=[],
-            elem_id="end-picture",
-        )
+        end_picture = picture_field("end_picture", 200, "end-picture")
     return {
         "picture": picture,
         "end_picture": end_picture,
         "generate": generate,
         "stop_editing": stop_editing,
     }
+
+
+def picture_field(label: str, height: int, elem_id: str) -> gr.Image:
+    """A field for a picture, whose file only the queue opens.
+
+    Gradio would open it too, and tell the browser of a broken one with all paths that it knows.
+    """
+    field = gr.Image(
+        type="filepath",
+        sources=["upload", "webcam", "clipboard"],
+        label=word(label),
+        height=height,
+        buttons=[],
+        elem_id=elem_id,
+    )
+    open_it = field.preprocess
+
+    def path_of(payload: ImageData | None) -> Any:
+        return payload.path if payload and payload.path else open_it(payload)
+
+    # On the object, because Gradio writes a file beside the module of every class of its kind.
+    field.preprocess = path_of
+    return field
 
 
 def _drawer(made: dict[str, Component], parts: dict[str, Any]) -> None:

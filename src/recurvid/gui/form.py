@@ -148,7 +148,6 @@ def groups() -> dict[str, tuple[Control, ...]]:
 
 def component(control: Control) -> Component:
     """The Gradio component of a control; made inside the layout that is open."""
-    limits = limits_of(control.spec)
     named: dict[str, Any] = {
         "label": word(f"field.{control.name}"),
         "info": word(f"field.{control.name}.help"),
@@ -168,9 +167,8 @@ def component(control: Control) -> Component:
     if control.typed:
         hint = word(_default_word(control)) if control.optional else None
         return gr.Textbox(lines=1, max_length=10_000, placeholder=hint, **named)
+    # Without the limits: the request says what is wrong with a number in the visitor's language.
     return gr.Number(
-        minimum=limits.minimum,
-        maximum=limits.maximum,
         precision=0 if control.kind is int else None,
         step=1 if control.kind is int else 0.01,
         **named,

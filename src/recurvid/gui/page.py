@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -18,6 +19,7 @@ from recurvid.gui.sayings import problem
 from recurvid.gui.theme import SCRIPT
 from recurvid.gui.vision import Vision
 from recurvid.gui.words import Language, language_for
+from recurvid.jobs.failures import disk_is_full
 from recurvid.jobs.store import JobStore
 
 T = TypeVar("T")
@@ -86,15 +88,18 @@ def told(visitor: Visitor, work: Callable[[], T], otherwise: T) -> T:
         return work()
     except RecurVidError as error:
         warn(visitor, problem(visitor.language, error))
-        return otherwise
+    except (OSError, sqlite3.Error) as error:
+        if not disk_is_full(error):
+            raise
+        warn(visitor, visitor.language("error.disk_full"))
+    return otherwise
 
 
 def inform(visitor: Visitor, key: str, **values: Any) -> None:
     """Say for a moment that something is done."""
-    text = escape(visitor.language(key, **values))
-    gr.Info(text, duration=4, title=escape(visitor.language("notice.done")))
+    gr.Info(escape(visitor.language(key, **values)), duration=4)
 
 
 def warn(visitor: Visitor, text: str) -> None:
     """Say what is wrong, until it is closed or read."""
-    gr.Warning(escape(text), title=escape(visitor.language("notice.wrong")))
+    gr.Warning(escape(text))

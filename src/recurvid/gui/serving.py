@@ -31,7 +31,7 @@ from recurvid.gui.leftovers import uploads_folder
 from recurvid.gui.machine import Machine
 from recurvid.gui.page import Page
 from recurvid.gui.presets import Presets
-from recurvid.gui.theme import ANSWERS, CSS, theme
+from recurvid.gui.theme import ANSWERS, style, theme
 from recurvid.gui.vision import Vision
 from recurvid.gui.words import translations
 from recurvid.jobs.arrivals import MOST_CONNECTIONS, TimedHeaders
@@ -141,7 +141,8 @@ def application(page: Page, door: Door) -> FastAPI:
         mcp_server=False,
         i18n=translations(),
         theme=theme(),
-        css=CSS.read_text("utf-8"),
+        css=style(),
+        show_error=False,  # what nobody foresaw may name paths
         head=f"<script>{ANSWERS.read_text('utf-8')}</script>",
     )
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from gradio import themes
 from gradio.themes.utils.colors import Color
 
+from recurvid.gui.words import LANGUAGES
+
 CSS = Path(__file__).with_name("page.css")
 SCRIPT = Path(__file__).with_name("page.js")
 ANSWERS = Path(__file__).with_name("answers.js")
@@ -27,6 +29,20 @@ _FONT = (
     "Noto Sans CJK JP", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "sans-serif",
 )  # fmt: skip
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+
+def style() -> str:
+    """The page's own style sheet, with the titles of messages, which Gradio has in English only."""
+    said = {"info": "notice.done", "warning": "notice.wrong", "error": "notice.failed"}
+    rules = [".toast-title { font-size: 0 !important; }"]
+    for code, language in LANGUAGES.items():
+        # English is for every language that the page does not speak.
+        where = "" if code == "en" else f":lang({code}) "
+        rules += [
+            f'{where}.toast-title.{kind}::before {{ content: "{language(key)}"; font-size: 15px; }}'
+            for kind, key in said.items()
+        ]
+    return "\n".join([CSS.read_text("utf-8"), *rules])
 
 
 def theme() -> themes.Base:
