@@ -7,25 +7,23 @@ A claim carries a token. Every write names it, and a worker whose job was given 
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from recurvid.errors import LimitError, StaleClaimError
-from recurvid.jobs.rows import change, find_row, job_of, record
+from recurvid.errors import StaleClaimError
+from recurvid.jobs.endings import end, leave, take_back
+from recurvid.jobs.notes import forget, say
+from recurvid.jobs.rows import change, job_of, record
 from recurvid.jobs.slots import held
 from recurvid.jobs.states import WAITING, Job, JobPlan, JobProgress, JobState
 from recurvid.jobs.store import JobStore
 
 DISK_FULL = "disk_full"
 _LONGEST_HOLD = 60.0
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ class Claims:
             text = json.dumps(progress.to_json())
             connection.execute("UPDATE jobs SET progress = ? WHERE id = ?", (text, claim.id))
             record(connection, claim.id, row["owner"], "progress", progress.to_json())
-            _end(connection, claim.id, JobState.DONE)
+            end(connection, claim.id, JobState.DONE)
             record(connection, claim.id, row["owner"], "finished", {"frames": progress.frames})
 
     def failed(self, claim: Claim, code: str, text: str) -> None:
@@ -160,27 +158,27 @@ class Claims:
         with self._database.writing() as connection:
             row = _own(connection, claim.id, claim.token)
             if row["cancelling"]:
-                _end(connection, claim.id, JobState.CANCELLED)
+                end(connection, claim.id, JobState.CANCELLED)
             else:
-                _end(connection, claim.id, JobState.FAILED, error_code=code, error=text)
+                end(connection, claim.id, JobState.FAILED, error_code=code, error=text)
 
     def stopped(self, claim: Claim) -> None:
         """The worker leaves: cancelled where its user asked for it, else it goes on later."""
         with self._database.writing() as connection:
             row = _own(connection, claim.id, claim.token)
             if row["cancelling"]:
-                _end(connection, claim.id, JobState.CANCELLED)
+                end(connection, claim.id, JobState.CANCELLED)
             else:
-                _leave(connection, claim.id, restarts=max(0, row["restarts"] - 1))
+                leave(connection, claim.id, restarts=max(0, row["restarts"] - 1))
 
     def held_back(self, claim: Claim) -> None:
         """The disk is full: it waits, longer each time, and goes on when there is room."""
         with self._database.writing() as connection:
             row = _own(connection, claim.id, claim.token)
             if row["cancelling"]:
-                _end(connection, claim.id, JobState.CANCELLED)
+                end(connection, claim.id, JobState.CANCELLED)
                 return
-            _leave(
+            leave(
                 connection,
                 claim.id,
                 restarts=max(0, row["restarts"] - 1),
@@ -206,7 +204,7 @@ class Claims:
         with self._database.writing() as connection:
             rows = _running_in(connection, slot)
             for row in rows:
-                self._take_back(connection, row, crash)
+                take_back(connection, row, crash, self.store.limits)
         return [row["id"] for row in rows]
 
     def recover_all(self, others: Iterable[str] = ()) -> list[str]:
@@ -234,18 +232,7 @@ class Claims:
         Args:
             replace: what the slot says already.
         """
-        with self._database.reading() as connection:
-            row = connection.execute("SELECT text FROM notes WHERE name = ?", (slot,)).fetchone()
-        if text == (None if row is None else row["text"]) or (row is not None and not replace):
-            return
-        with (
-            suppress(sqlite3.OperationalError, LimitError),
-            self._database.writing(durable=False) as writing,
-        ):
-            if text is None:
-                writing.execute("DELETE FROM notes WHERE name = ?", (slot,))
-            else:
-                writing.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (slot, text))
+        say(self._database, slot, text, replace=replace)
 
     def forget_notes(self, others: Iterable[str] = ()) -> None:
         """Drop what slots said that nobody looks after any more.
@@ -253,35 +240,7 @@ class Claims:
         Args:
             others: slots that somebody looks after.
         """
-        with self._database.reading() as connection:
-            said = [row["name"] for row in connection.execute("SELECT name FROM notes")]
-        for slot in {*said} - {*others}:
-            with held(self.store.home, slot, "supervisor") as nobody:
-                if nobody:
-                    self.note_pause(slot, None)
-
-    def _take_back(
-        self, connection: sqlite3.Connection, row: sqlite3.Row, crash: str | None
-    ) -> None:
-        limits, id = self.store.limits, row["id"]
-        crashes = row["crashes"] + (crash is not None)
-        logger.warning("job %s: its worker is gone (%s)", id, crash or "stopped")
-        if row["cancelling"]:
-            _end(connection, id, JobState.CANCELLED)
-        elif crashes >= max(1, limits.crashes):
-            text = (
-                f"the model's process ended {crashes} times without finishing a section "
-                f"(last: {crash}{_hint(crash)}); resume tries again"
-            )
-            _end(connection, id, JobState.FAILED, error_code="worker_crashed", error=text)
-        elif row["restarts"] >= max(1, limits.restarts):
-            text = (
-                f"it was interrupted {row['restarts']} times without finishing a section; "
-                "resume tries again"
-            )
-            _end(connection, id, JobState.FAILED, error_code="worker_crashed", error=text)
-        else:
-            _leave(connection, id, crashes=crashes)
+        forget(self._database, self.store.home, others)
 
 
 def _fits(mine: set[str], served: set[str], others: Sequence[str]) -> tuple[str, list[str]]:
@@ -314,28 +273,3 @@ def _own(connection: sqlite3.Connection, id: str, token: str) -> sqlite3.Row:
 def _running_in(connection: sqlite3.Connection, slot: str) -> list[sqlite3.Row]:
     query = "SELECT * FROM jobs WHERE state = ? AND slot = ?"
     return connection.execute(query, (JobState.RUNNING, slot)).fetchall()
-
-
-def _end(connection: sqlite3.Connection, id: str, state: JobState, **columns: Any) -> None:
-    if state is not JobState.DONE:
-        columns["progress"] = _at_rest(connection, id)
-    ended = {"state": state, "finished_at": time.time(), "cancelling": 0}
-    change(connection, id, **ended, slot=None, token=None, **columns)
-
-
-def _leave(connection: sqlite3.Connection, id: str, **columns: Any) -> None:
-    columns["progress"] = _at_rest(connection, id)
-    change(connection, id, state=JobState.INTERRUPTED, slot=None, token=None, **columns)
-
-
-def _at_rest(connection: sqlite3.Connection, id: str) -> str:
-    """Progress of a job that nobody runs: the section it was in will be begun again."""
-    row = find_row(connection, id, None)
-    now = JobProgress.from_text(row["progress"])
-    rest = replace(now, phase="", section=None, step=0, steps=0, seconds_left=None)
-    record(connection, id, row["owner"], "progress", rest.to_json())
-    return json.dumps(rest.to_json())
-
-
-def _hint(crash: str | None) -> str:
-    return ", often a lack of memory" if crash == "killed by SIGKILL" else ""

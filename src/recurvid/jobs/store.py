@@ -2,60 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sqlite3
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-from recurvid import durable
 from recurvid.checkpoints.locate import locate
-from recurvid.errors import JobStateError, LimitError, Line
+from recurvid.errors import JobStateError, Line
 from recurvid.generation.defaults import spec_of
 from recurvid.generation.request import GenerationRequest
+from recurvid.jobs.adding import Adding
+from recurvid.jobs.changes import cancel_job, edit_job, resume_job
 from recurvid.jobs.database import Database
-from recurvid.jobs.failures import disk_is_full
-from recurvid.jobs.folders import Folders, new_id
-from recurvid.jobs.limits import FULL, Limits
-from recurvid.jobs.pictures import keep_picture
-from recurvid.jobs.queries import (
-    NewJob,
-    clean_title,
-    insert_job,
-    rearrange,
-    requeue,
-    select_events,
-    select_jobs,
-    waiting,
-)
-from recurvid.jobs.rows import bury, change, find_row, job_of
-from recurvid.jobs.slots import slots_at_work
-from recurvid.jobs.states import (
-    ACTIVE,
-    HowToRun,
-    Job,
-    JobEvent,
-    JobState,
-    QueueState,
-)
-
-
-@runtime_checkable
-class DiskUsage(Protocol):
-    """What ``shutil.disk_usage`` returns."""
-
-    @property
-    def total(self) -> int:
-        """Bytes."""
-        ...
-
-    @property
-    def free(self) -> int:
-        """Bytes."""
-        ...
+from recurvid.jobs.disk import Disk, DiskUsage
+from recurvid.jobs.folders import Folders
+from recurvid.jobs.limits import Limits
+from recurvid.jobs.notes import queue_state
+from recurvid.jobs.queries import NewJob, rearrange, select_events, select_jobs, waiting
+from recurvid.jobs.rows import bury, find_row, job_of
+from recurvid.jobs.states import HowToRun, Job, JobEvent, JobState, QueueState
 
 
 class JobStore:
@@ -84,7 +49,8 @@ class JobStore:
         self.limits = limits or Limits()
         self.folders = Folders(home)
         self.database = Database(home / "jobs.sqlite3")
-        self._disk_usage = disk_usage
+        self.disk = Disk(home, self.limits, disk_usage)
+        self._adding = Adding(self.database, self.folders, self.limits)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -116,16 +82,8 @@ class JobStore:
         new = NewJob(request, how or HowToRun(), title, owner)
         if not spec_of(request).bundled:
             locate(request.model)  # says now which files are missing
-        with self.database.reading() as connection:
-            self._check_room(connection, owner)  # before the work of decoding
-        self._check_disk()
-        id = new_id()
-        try:
-            return self._put_together(id, new, picture, end_picture)
-        except OSError as error:
-            if disk_is_full(error):
-                raise LimitError(*FULL) from error
-            raise
+        self.disk.check()
+        return self._adding.add(new, picture, end_picture)
 
     def duplicate(self, id: str, owner: str | None = None) -> Job:
         """Queue the same request with the same pictures once more.
@@ -160,21 +118,7 @@ class JobStore:
             UnknownJobError, LimitError, InputError.
         """
         with self.database.writing() as connection:
-            row = find_row(connection, id, owner)
-            if row["state"] != JobState.QUEUED or row["attempts"]:
-                raise JobStateError(
-                    "this job has begun; duplicate it and edit the copy", "job.begun"
-                )
-            self.limits.check_request(request, (row["picture_height"], row["picture_width"]))
-            how = how or HowToRun.from_json(json.loads(row["how"]))
-            change(
-                connection,
-                id,
-                request=json.dumps(request.to_json()),
-                how=json.dumps(how.to_json()),
-                device=how.device,
-                title=row["title"] if title is None else clean_title(title, request.prompt),
-            )
+            edit_job(connection, find_row(connection, id, owner), request, how, title, self.limits)
             return job_of(find_row(connection, id, None))
 
     def cancel(self, id: str, owner: str | None = None) -> Job:
@@ -187,24 +131,7 @@ class JobStore:
             UnknownJobError.
         """
         with self.database.writing() as connection:
-            row = find_row(connection, id, owner)
-            state = JobState(row["state"])
-            if state.waits:
-                change(
-                    connection,
-                    id,
-                    state=JobState.CANCELLED,
-                    finished_at=time.time(),
-                    error_code=None,
-                    error=None,
-                )
-            elif state is JobState.RUNNING:
-                if not row["cancelling"]:
-                    change(connection, id, cancelling=1)
-            elif state is not JobState.CANCELLED:
-                raise JobStateError(
-                    f"this job is {state.value}; there is nothing to cancel", "job.over"
-                )
+            cancel_job(connection, find_row(connection, id, owner))
             return job_of(find_row(connection, id, None))
 
     def resume(self, id: str, owner: str | None = None) -> Job:
@@ -217,20 +144,7 @@ class JobStore:
             UnknownJobError, LimitError.
         """
         with self.database.writing() as connection:
-            row = find_row(connection, id, owner)
-            state = JobState(row["state"])
-            if state is JobState.DONE:
-                raise JobStateError(
-                    "this job is done; duplicate it to make the video anew", "job.done"
-                )
-            if state is JobState.INTERRUPTED:
-                change(connection, id, not_before=0)
-            elif state is JobState.RUNNING:
-                if row["cancelling"]:
-                    change(connection, id, cancelling=0)
-            elif state is not JobState.QUEUED:
-                self._check_room(connection, row["owner"])
-                requeue(connection, id)
+            resume_job(connection, find_row(connection, id, owner), self.limits)
             return job_of(find_row(connection, id, None))
 
     def delete(self, id: str, owner: str | None = None) -> None:
@@ -337,36 +251,15 @@ class JobStore:
         """Whether jobs are taken now, and if not why."""
         if (short := self.short_of_disk()) is not None:
             return QueueState(True, short)
-        with self.database.reading() as connection:
-            held = connection.execute(
-                "SELECT error FROM jobs WHERE state = ? AND not_before > ? AND error_code = ?",
-                (JobState.INTERRUPTED, time.time(), "disk_full"),
-            ).fetchone()
-            notes = dict(connection.execute("SELECT name, text FROM notes ORDER BY name"))
-        if held is not None:
-            return QueueState(True, Line(held[0], "disk_full"))
-        if notes and not slots_at_work(self.home) - notes.keys():
-            return QueueState(True, Line("; ".join(notes.values()), "queue.no_worker"))
-        return QueueState(False, notices=tuple(notes.values()))
+        return queue_state(self.database, self.home)
 
     def short_of_disk(self) -> Line | None:
         """Why no job is begun: less is free than is kept free. None when there is room."""
-        disk = self._disk_usage(self.home)
-        reserve = self.limits.reserve(disk.total)
-        if disk.free >= reserve:
-            return None
-        return Line(
-            f"the disk is nearly full ({disk.free / 1e6:.0f} MB free, {reserve / 1e6:.0f} MB "
-            "are kept free); the queue goes on by itself when there is room",
-            "disk.short",
-            free=f"{disk.free / 1e6:.0f} MB",
-            kept=f"{reserve / 1e6:.0f} MB",
-        )
+        return self.disk.short()
 
     def out_of_disk(self) -> bool:
         """Whether even a running job should stop: most of what is kept free is used up."""
-        disk = self._disk_usage(self.home)
-        return disk.free < self.limits.reserve(disk.total) // 4
+        return self.disk.is_out()
 
     # Files
 
@@ -413,47 +306,3 @@ class JobStore:
         folder = self.folders.of(id)
         found = (folder / name for name in names)
         return next((path for path in found if path.is_file()), None)
-
-    def _put_together(
-        self, id: str, new: NewJob, picture: bytes | Path, end_picture: bytes | Path | None
-    ) -> Job:
-        folder = self.folders.begin(id)
-        try:
-            size = keep_picture(picture, folder / "picture.png", self.limits, "picture")
-            self.limits.check_request(new.request, size)
-            if end_picture is not None:
-                keep_picture(end_picture, folder / "end_picture.png", self.limits, "end_picture")
-            return self._insert(id, folder, new, size)
-        except BaseException as error:
-            self.folders.discard(folder)
-            if isinstance(error, Exception):  # then nothing was committed
-                self.folders.remove(id)
-            raise
-
-    def _insert(self, id: str, folder: Path, new: NewJob, size: tuple[int, int]) -> Job:
-        target = self.folders.of(id)
-        with self.database.writing() as connection:
-            self._check_room(connection, new.owner)
-            insert_job(connection, id, new, size, end=(folder / "end_picture.png").is_file())
-            change(connection, id, state=JobState.QUEUED)
-            # The folder first: a job that can be seen is whole.
-            folder.rename(target)
-            durable.sync_folder(target.parent)
-            try:
-                return job_of(find_row(connection, id, None))
-            except BaseException:
-                target.rename(folder)
-                raise
-
-    def _check_room(self, connection: sqlite3.Connection, owner: str) -> None:
-        marks = ",".join("?" * len(ACTIVE))
-        row = connection.execute(
-            f"SELECT COUNT(*), COALESCE(SUM(owner = ?), 0) FROM jobs WHERE state IN ({marks})",
-            (owner, *ACTIVE),
-        ).fetchone()
-        self.limits.check_room(int(row[0]), int(row[1]), owner)
-
-    def _check_disk(self) -> None:
-        disk = self._disk_usage(self.home)
-        if disk.free < self.limits.reserve(disk.total) // 2:
-            raise LimitError("disk_full", "the server's disk is full; try again when there is room")

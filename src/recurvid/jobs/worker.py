@@ -16,12 +16,12 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from recurvid.errors import LimitError, RecurVidError, StaleClaimError
 from recurvid.jobs.claims import Claim, Claims
+from recurvid.jobs.devices import Devices
 from recurvid.jobs.executor import HERE, Executor, load_executor
 from recurvid.jobs.failures import disk_is_full, failure_of
 from recurvid.jobs.limits import Limits
@@ -106,7 +106,7 @@ class Worker:
     def _work(self, executor: Executor, hardware: str) -> int:
         logger.info("worker for %s is ready", self.device)
         self.claims.note_pause(self.slot, None)
-        known = _Hardware(executor, hardware, self.store.home, self.slot)
+        known = Devices(executor, hardware, self.store.home, self.slot)
         rests = _Rest(executor, self.store.limits.keep_model_seconds)
         while not self.stop.is_set():
             try:
@@ -184,7 +184,7 @@ class Worker:
 class _Rest:
     """Tells an executor once when there was nothing to do for some seconds."""
 
-    def __init__(self, executor: Executor, seconds: float):
+    def __init__(self, executor: Executor, seconds: int | float):
         self._executor, self._seconds = executor, seconds
         self._since: float | None = None
         self._rested = True
@@ -201,48 +201,6 @@ class _Rest:
         if not self._rested and now - self._since >= self._seconds:
             self._executor.rest()
             self._rested = True
-
-
-class _Hardware:
-    """Which of the devices that jobs name are this worker's, and which another worker's.
-
-    Args:
-        own: what this worker has.
-    """
-
-    def __init__(self, executor: Executor, own: str, home: Path, slot: str):
-        self._executor, self._own, self._home, self._slot = executor, own, home, slot
-        self._known: dict[str, str | None] = {"auto": own}
-
-    def of(self, device: str) -> str | None:
-        """The hardware; None where there is none, which its job will be told."""
-        if device not in self._known:
-            try:
-                self._known[device] = self._executor.hardware(device)
-            except RecurVidError:
-                return None
-        return self._known[device]
-
-    def sort(self, devices: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Names of this worker's hardware, and of what other workers have."""
-        mine = [name for name in devices if self.of(name) == self._own]
-        others: list[str] = []
-        for name in devices:
-            if name not in mine:
-                with self.lent(name) as free:
-                    if not free:
-                        others.append(name)
-        return mine, others
-
-    @contextmanager
-    def lent(self, device: str) -> Generator[bool]:
-        """Hold what a job names for as long as it runs; yields whether nobody else has it."""
-        hardware = self.of(device)
-        if hardware in (None, self._own):
-            yield True
-            return
-        with hardware_held(self._home, hardware, self._slot) as ours:
-            yield ours
 
 
 def watch_tether(stop: threading.Event) -> None:
