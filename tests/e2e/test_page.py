@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,14 @@ def test_no_picture_is_a_sentence(view: Watched, store: JobStore):
     view.page.click("#generate")
     view.page.wait_for_selector("text=Add a start picture first")
     assert store.list() == []
+
+
+def test_the_log_is_json_and_tells_no_prompt(view: Watched, home: Path):
+    view.ask(PICTURE, **{**SHORT, "prompt": "pan left past hidden-word"})
+    view.page.wait_for_selector("#stage .rv-badge.rv-done")
+    log = (home.parent / "page.log").read_text()
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    clicks = [line for line in lines if line.get("path") == "/gradio_api/queue/join"]
+    assert {line["message"] for line in clicks} == {"request"}
+    assert any(line["message"].startswith("job video_") for line in lines), "of the worker too"
+    assert "hidden-word" not in log

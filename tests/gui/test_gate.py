@@ -80,7 +80,7 @@ def test_a_person_logs_in_with_the_key(locked: TestClient):
     assert locked.get("/").headers["location"] == "login"
     form = locked.get("/login", headers={"Accept-Language": "ja"}).text
     assert 'type="password"' in form
-    assert "鍵" in form
+    assert "キー" in form
     wrong = locked.post("/login", data={"key": OTHER})
     assert wrong.status_code == 401
     assert COOKIE not in locked.cookies

@@ -54,8 +54,10 @@ def gui(
     # Gradio takes seconds to load.
     from recurvid.gui.serving import served
     from recurvid.gui.vision import Vision
+    from recurvid.jobs.logs import log_to
     from recurvid.jobs.supervisor import Supervisor
 
+    log_to(level=logging.WARNING if quiet else logging.INFO)
     vision = None
     if here.vision_url:
         vision = Vision(here.vision_url, here.vision_model, here.vision_key)
@@ -64,7 +66,7 @@ def gui(
     store = open_store((home or here.home).expanduser().absolute())
     stopped = _stopped_by_signals()
     with (
-        Supervisor(store.home, tuple(device or [here.device])),
+        Supervisor(store.home, tuple(device or [here.device]), json_logs=True),
         served(store, door, vision=vision, device="auto") as page,
     ):
         output.result.print(f"page: {page.local}", markup=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from recurvid.gui.access_log import RequestLog
 from recurvid.gui.bounds import UPLOAD, Bounds, Exchange
 from recurvid.gui.words import Language, language_for
 from recurvid.jobs.access import Access, needs_key
@@ -105,16 +106,26 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send, self._bounds)
+        log = RequestLog(scope)
+        exchange = Exchange(scope, receive, log.noting(send), self._bounds)
         try:
-            request = Request(scope, exchange.receive)
+            await self._let_in(Request(scope, exchange.receive), exchange, log)
+            await exchange.close()
+        except Exception:
+            log.status = 500
+            raise
+        finally:
+            log.write()
+
+    async def _let_in(self, request: Request, exchange: Exchange, log: RequestLog) -> None:
+        log.owner = self._sessions.owner(request.headers, request.cookies) or ""
+        try:
             answer = await self._answer(request) or exchange.too_large()
-            await (answer or self._app)(scope, exchange.receive, exchange.send)
+            await (answer or self._app)(request.scope, exchange.receive, exchange.send)
         except Exception:
             # Gradio makes an error of its own of a body that ends early.
             if exchange.refused is None:
                 raise
-        await exchange.close()
 
     async def _answer(self, request: Request) -> Response | None:
         path = unquote(request.url.path)

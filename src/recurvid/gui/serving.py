@@ -152,7 +152,7 @@ def _settings_for(app: FastAPI) -> uvicorn.Config:
         app,
         http=TimedProtocol,
         limit_concurrency=MOST_CONNECTIONS,
-        log_level="warning",
+        log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
