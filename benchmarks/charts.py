@@ -113,3 +113,48 @@ def _legend(x: float, y: float, names: Sequence[str]) -> list[str]:
         out.append(f'<text x="{x + 15:g}" y="{y + 1:g}" fill="{SOFT}">{escape(name)}</text>')
         x += 34 + 6.6 * len(name)
     return out
+
+
+def scatter(
+    title: str, named: Mapping[str, Sequence[tuple[float, float, str]]], axes: tuple[str, str]
+) -> str:
+    """Points (x, y, word) in a colour a name, each with its word beside it.
+
+    Args:
+        axes: words of x and y.
+    """
+    left, wide, top, tall = 64, 700, 84, 320
+    places = [place for places in named.values() for place in places]
+    spans = [_span([place[axis] for place in places]) for axis in (0, 1)]
+    (x_low, x_high), (y_low, y_high) = spans
+    out = [*_page(left + wide + 100, top + tall + 70, title), *_legend(left, 52, list(named))]
+    for value in ticks(y_high):
+        if value >= y_low:
+            y = top + tall - (value - y_low) / (y_high - y_low) * tall
+            out.append(f'<path d="M{left} {y:.1f}h{wide}" stroke="{LINE}"/>')
+            out.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+    for value in ticks(x_high, 8):
+        if value >= x_low:
+            x = left + (value - x_low) / (x_high - x_low) * wide
+            out.append(
+                f'<text x="{x:.1f}" y="{top + tall + 18}" text-anchor="middle">{value:g}</text>'
+            )
+    for number, points in enumerate(named.values()):
+        colour = COLOURS[number % len(COLOURS)]
+        for x, y, word in points:
+            px = left + (x - x_low) / (x_high - x_low) * wide
+            py = top + tall - (y - y_low) / (y_high - y_low) * tall
+            out.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4.5" fill="{colour}"/>')
+            out.append(
+                f'<text x="{px + 8:.1f}" y="{py + 4:.1f}" fill="{SOFT}">{escape(word)}</text>'
+            )
+    out.append(f'<text x="{left}" y="{top + tall + 44}">{escape(axes[0])}</text>')
+    out.append(f'<text x="{left}" y="{top - 12}" fill="{SOFT}">{escape(axes[1])}</text>')
+    return "\n".join([*out, "</svg>"]) + "\n"
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """Least and largest, with a little room."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    room = 0.08 * (high - low) or 1.0
+    return low - room, high + room

@@ -3,6 +3,7 @@
     python benchmarks/step_speed.py                    # one H100 with 72 GiB free, under 9 minutes
     python benchmarks/step_speed.py --variants kernels,int8,int8+fp8-attention
     python benchmarks/step_speed.py --weights-like peer    # errors on weights drawn more mildly
+    python benchmarks/step_speed.py --variants compiled-fused@best,compiled-fused%10x13+4@best
     python benchmarks/step_speed.py --tiny             # any machine: tries the script
     python benchmarks/step_speed.py --list
 
@@ -16,6 +17,9 @@ told the most:
 3. kernels: time of single products and attentions at full size, against the card's ceilings.
 4. variants: each is a model over the same weights; a row is printed as soon as it is known, and
    one step of diffusers is timed after each, so that a card that grows warm slows both.
+
+"form@kernel" is a form with another attention kernel, "form%WINDOW" with sparse attention as
+--sparse reads it (its share of dense steps left out), "form%WINDOW@kernel" both.
 
 8-bit forms are those of a job: the first blocks of each kind stay in bf16. "int8-all" rounds them
 too; results of before 2026-11-26 are of that kind, whatever their name.
@@ -59,8 +63,10 @@ from recurvid.models.packed_dit.model import PackedDiT  # noqa: E402
 from recurvid.models.quantized import KEPT, quantize  # noqa: E402
 from recurvid.ops.attention.backend import AttentionBackend, AttentionSpec  # noqa: E402
 from recurvid.ops.attention.eight_bit import simulated  # noqa: E402
+from recurvid.ops.attention.local_windows import sparse  # noqa: E402
 from recurvid.ops.attention.reference import REFERENCE  # noqa: E402
 from recurvid.ops.attention.registry import ATTENTION  # noqa: E402
+from recurvid.ops.attention.windows import Windows  # noqa: E402
 from recurvid.ops.linear import products  # noqa: E402
 from recurvid.ops.linear.epilogues import linear_gelu, linear_of_two  # noqa: E402
 from recurvid.ops.linear.layers import EightBitLinear  # noqa: E402
@@ -96,6 +102,7 @@ class Variant:
             joining and rounding in one kernel of ours.
         graph: whether the card gets the whole step as one recorded graph.
         kept: first blocks of each kind that stay in bf16; as a job has it unless said.
+        windows: of sparse attention, or None for attention to everything.
     """
 
     attention: str = "cudnn"
@@ -106,6 +113,7 @@ class Variant:
     fused: bool = False
     graph: bool = False
     kept: int = KEPT
+    windows: Windows | None = None
 
 
 VARIANTS: dict[str, Variant] = {
@@ -164,10 +172,17 @@ def main() -> int:
 
 
 def named(name: str) -> Variant:
-    """A variant by name; "form@kernel" is the form with another attention kernel."""
-    form, _, attention = name.partition("@")
+    """A variant by name: "form", "form%WINDOW", "form@kernel" or "form%WINDOW@kernel"."""
+    name, _, attention = name.partition("@")
+    form, _, windows = name.partition("%")
     variant = VARIANTS[form]
-    return replace(variant, attention=attention) if attention else variant
+    variant = replace(variant, attention=attention) if attention else variant
+    return replace(variant, windows=Windows.parse(windows)) if windows else variant
+
+
+def form_of(name: str) -> str:
+    """What stands before "@" and "%"."""
+    return re.split("[@%]", name, maxsplit=1)[0]
 
 
 def parse_args() -> argparse.Namespace:
@@ -188,7 +203,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     args.names = args.variants.split(",") if args.variants else DEFAULT
     known = (*STAGES, *VARIANTS)
-    if unknown := [name for name in args.names if name.partition("@")[0] not in known]:
+    if unknown := [name for name in args.names if form_of(name) not in known]:
         parser.error(f"unknown variants {', '.join(unknown)}; see --list")
     if args.device is None:
         args.device = "cpu" if args.tiny and not torch.cuda.is_available() else "cuda"
@@ -295,6 +310,9 @@ class Run:
             print(f"    attention: {attention.name}", flush=True)
         torch.cuda.reset_peak_memory_stats() if self.cuda else None
         model, facts = self.build(replace(variant, attention=attention.name))
+        if variant.windows is not None:
+            facts["windows"] = str(variant.windows)
+            attention = sparse(attention, variant.windows)
         step = self.step_of(model, variant, attention)
         begun = time.perf_counter()
         out = step()

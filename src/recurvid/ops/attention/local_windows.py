@@ -68,16 +68,26 @@ class WindowAttention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """See ``AttentionFunction``; each token is a query, and its result is there, once."""
-        plan, batch = self.plan, q.shape[0]
+        plan = self.plan
         parts: list[Tensor] = []
         if plan.others.shape[0]:
             parts.append(self.dense(q.index_select(1, plan.others), k, v, mask))
         for queries, keys in zip(plan.queries, plan.keys, strict=True):
-            seen = None if mask is None else _gathered(mask, keys)
-            near = _gathered(k, keys), _gathered(v, keys)
-            out = self.dense(_gathered(q, queries), *near, seen)
-            parts.append(out.unflatten(0, (batch, -1)).flatten(1, 2))
+            parts.append(self._inside(q, k, v, mask, queries, keys))
         return torch.cat(parts, dim=1).index_select(1, plan.order)
+
+    # A call of its own, so that what was gathered is let go before more is.
+    def _inside(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, queries: Tensor, keys: Tensor
+    ) -> Tensor:
+        """Results (b, windows * tokens, heads, head_dim) of the windows of one call."""
+        out = self.dense(
+            _gathered(q, queries),
+            _gathered(k, keys),
+            _gathered(v, keys),
+            None if mask is None else _gathered(mask, keys),
+        )
+        return out.unflatten(0, (q.shape[0], -1)).flatten(1, 2)
 
 
 def _gathered(x: Tensor, index: Tensor) -> Tensor:
@@ -89,8 +99,9 @@ def plan(windows: Windows, layout: TokenLayout, device: torch.device) -> Plan:
     """Indices for a layout, on the device."""
     axes = windows.axes(layout.grid)
     start, end = layout.context, layout.context + layout.fine
-    context, text = torch.arange(start), torch.arange(end, end + layout.text)
-    fine = torch.arange(start, end).view(layout.grid)
+    here = torch.arange(end + layout.text, device="cpu")
+    context, text = here[:start], here[end:]
+    fine = here[start:end].view(layout.grid)
     queries = _boxes(fine, *((axis.starts, axis.size) for axis in axes))
     near = _boxes(fine, *((axis.near, axis.reach) for axis in axes))
     count = len(near)
@@ -121,14 +132,15 @@ def _boxes(tokens: Tensor, *spans: tuple[tuple[int, ...], int]) -> Tensor:
 
 def _order(layout: TokenLayout, axes: tuple[Axis, ...]) -> Tensor:
     """``Plan.order``: context, the grid's tokens each in the window that owns it, text."""
-    window, place = torch.zeros((), dtype=torch.long), torch.zeros((), dtype=torch.long)
+    window = place = torch.zeros((), dtype=torch.long, device="cpu")
     for axis in axes:
-        owner = torch.tensor(axis.owners())
-        offset = torch.arange(axis.length) - torch.tensor(axis.starts)[owner]
+        owner = torch.tensor(axis.owners(), device="cpu")
+        starts = torch.tensor(axis.starts, device="cpu")
+        offset = torch.arange(axis.length, device="cpu") - starts[owner]
         window = window[..., None] * len(axis.starts) + owner
         place = place[..., None] * axis.size + offset
     size = axes[0].size * axes[1].size * axes[2].size
     others = layout.context + layout.text
     fine = others + window * size + place
-    context, text = torch.arange(layout.context), torch.arange(layout.context, others)
-    return torch.cat([context, fine.flatten(), text])
+    rest = torch.arange(others, device="cpu")
+    return torch.cat([rest[: layout.context], fine.flatten(), rest[layout.context :]])
