@@ -47,7 +47,7 @@ from recurvid.models.loading import load_backbone  # noqa: E402
 from recurvid.models.packed_dit.model import PackedDiT  # noqa: E402
 from recurvid.models.quantized import quantize  # noqa: E402
 from recurvid.ops.attention.backend import AttentionBackend  # noqa: E402
-from recurvid.ops.attention.eight_bit import simulated  # noqa: E402
+from recurvid.ops.attention.eight_bit import simulated, simulated_by_token  # noqa: E402
 from recurvid.ops.attention.sdpa import SDPA  # noqa: E402
 from recurvid.ops.linear.forms import FORMS  # noqa: E402
 from recurvid.video.pictures import load_picture  # noqa: E402
@@ -68,7 +68,15 @@ WIDE_OUT = AttentionBackend(
 PLAIN_FP8 = AttentionBackend(
     "cudnn-fp8, K as it is", lambda q, k, v, _: simulated(q, k, v, smooth=False), lambda _: None
 )
-ATTENTIONS = (FP8_ATTENTION, WIDE_OUT, PLAIN_FP8)
+OWN_FP8, OWN_INT8 = (
+    AttentionBackend(
+        f"triton-{name}",
+        lambda q, k, v, _, whole=whole: simulated_by_token(q, k, v, whole=whole),
+        lambda _: None,
+    )
+    for name, whole in (("fp8", False), ("int8", True))
+)
+ATTENTIONS = (FP8_ATTENTION, WIDE_OUT, PLAIN_FP8, OWN_FP8, OWN_INT8)
 
 
 def main() -> int:

@@ -11,6 +11,8 @@ import torch
 
 from recurvid.errors import ComponentError
 from recurvid.ops.attention.backend import AttentionSpec
+from recurvid.ops.attention.eight_bit import simulated_by_token
+from recurvid.ops.attention.reference import REFERENCE
 from recurvid.ops.attention.registry import attention_backend
 from recurvid.ops.attention.triton_eight_bit import CHOICE, TILES, eight_bit_attention
 from recurvid.ops.attention.triton_rounding import AVAILABLE, GROUP, PAD, order_of, padded
@@ -29,6 +31,7 @@ def convert(x, source, target, mode):
         return x.to(torch.float8_e4m3fn).view(torch.uint8).numpy()
     return plain(x, source, target, mode)
 interpreter._convert_float = convert
+from recurvid.ops.attention.eight_bit import simulated_by_token
 from recurvid.ops.attention.reference import REFERENCE
 from recurvid.ops.attention.triton_eight_bit import Tile, eight_bit_attention, multiply
 from recurvid.ops.attention.triton_rounding import order_of, padded, rounded
@@ -77,6 +80,8 @@ for b, n, keys, heads, channels in ((1, 70, 300, 2, 64), (2, 33, 63, 1, 128)):
         out = torch.empty_like(q)
         multiply(given, out, keys, tile, engine=engine)
         assert off(out, exact) < (0.022 if whole else 0.05), (tile, whole, off(out, exact))
+        if given.v.dtype != torch.float16:
+            assert off(out, simulated_by_token(q, k, v, whole=whole)) < 0.008, (tile, whole)
 # One key is its own average.
 q, k, v = draw(1, 3, 1, 1, 64)
 assert torch.allclose(eight_bit_attention(q, k, v, True, "64x32"), v.expand(1, 3, 1, 64))
@@ -108,6 +113,20 @@ def test_rounding_in_the_interpreter():
 @needs_triton
 def test_attention_in_the_interpreter():
     assert interpreted(ATTENTION) == "equal\n"
+
+
+def test_int8_scores_are_closer_than_fp8_where_attention_is_sharp():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, n, 2, 64) for n in (40, 500, 500))
+    q, k, v = 3 * q, k + 3, v + 2 * torch.randn(1, 1, 2, 64)
+    exact = REFERENCE(q, k, v)
+    spread = exact - v.mean(1, keepdim=True)
+    fp8, int8 = (
+        (simulated_by_token(q, k, v, whole=whole) - exact).norm() / spread.norm()
+        for whole in (False, True)
+    )
+    assert int8 < 0.055
+    assert 1.3 * int8 < fp8 < 0.12
 
 
 def test_every_token_has_one_place():

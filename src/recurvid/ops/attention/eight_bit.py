@@ -68,3 +68,26 @@ def simulated(
     out = torch.einsum("bhqk,bkhd->bqhd", rounded, v8) / total
     out = out.clamp(-E4M3_MAX, E4M3_MAX).to(E4M3).float() if narrow_out else out
     return (out * (reach / E4M3_MAX) + mean).to(q.dtype)
+
+
+def simulated_by_token(q: Tensor, k: Tensor, v: Tensor, *, whole: bool) -> Tensor:
+    """Attention with everything rounded as ``triton-fp8`` does, or ``triton-int8`` if ``whole``.
+
+    A factor a token for q, one a head for K without its mean, V as above; weights of the softmax
+    reach 2^8.75 in e4m3, their sum is taken before.
+    """
+    most = 127.0 if whole else E4M3_MAX
+    q, k32 = q.float(), k.float() - k.float().mean(1, keepdim=True)
+    q_step = q.abs().amax(-1, keepdim=True).clamp_min(1e-12) / most
+    k_step = k32.abs().amax((1, 3), keepdim=True).clamp_min(1e-12) / most
+    q8, k8 = (
+        torch.floor(x + 0.5) if whole else x.clamp(-most, most).to(E4M3).float()
+        for x in (q / q_step, k32 / k_step)
+    )
+    mean, reach, inner = around_mean(v)
+    v8 = (inner * E4M3_MAX).to(E4M3).float()
+    scores = torch.einsum("bqhd,bkhd->bhqk", q8 * q_step, k8 * k_step) * q.shape[-1] ** -0.5
+    weights = torch.exp(scores - scores.amax(dim=-1, keepdim=True)) * 2**8.75
+    total = weights.sum(dim=-1).transpose(1, 2)[..., None]
+    out = torch.einsum("bhqk,bkhd->bqhd", weights.to(E4M3).float(), v8) / total
+    return (out * (reach / E4M3_MAX) + mean).to(v.dtype)
