@@ -21,29 +21,26 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import math
 import os
 import shutil
-import struct
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent)]
+sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent), str(HERE)]
 
-GIB = 2**30
+from card_memory import GIB, Hog, Watch, free_bytes  # noqa: E402
+from full_size import model_paths, write_weights  # noqa: E402
+
 #: The claim for 6 GiB: torch's allocator, and all that the process takes of the card.
 LIMITS = {"reserved_gib": 4.7, "device_gib": 5.3}
 #: Process memory without page cache: in 8 bits, and as the file has them.
 PROCESS_GIB = {"int8": 12.0, "fp8": 12.0, "int8-weights": 12.0, "auto": 16.0}
-SHAPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
 def main() -> int:
@@ -100,201 +97,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-# The card's other user
-
-
-HOG = """
-import sys, time, torch
-left, chunks = float(sys.argv[1]) * 2**30, []
-for size in (2**30, 2**28, 2**26, 2**24):
-    while torch.cuda.mem_get_info()[0] - size > left:
-        chunks.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
-print(torch.cuda.mem_get_info()[0], flush=True)
-sys.stdin.read()
-"""
-
-
-class Hog:
-    """A process that holds the card's memory until so many GiB are free."""
-
-    def __init__(self, vram: float):
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", HOG, str(vram)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        self.free = int(self.process.stdout.readline())
-        print(f"  another process holds the card; {self.free / GIB:.2f} GiB are free", flush=True)
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
-
-
-def free_bytes() -> int:
-    """Free on the card that torch calls the first, asked by another process.
-
-    So this one opens no context; the asking one's, which is gone when the run begins, is not
-    counted where the driver's own tool can be asked about the same card.
-    """
-    text = "import torch; print(torch.cuda.mem_get_info()[0]); "
-    text += "print(torch.cuda.get_device_properties(0).uuid)"
-    first, card = subprocess.check_output([sys.executable, "-c", text], text=True).split()
-    return max(int(first), free_by_driver(card) or 0)
-
-
-def free_by_driver(card: str) -> int | None:
-    """Free bytes of the card of this UUID, whatever CUDA_VISIBLE_DEVICES says; None: unknown."""
-    query = ["nvidia-smi", "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits"]
-    try:
-        lines = subprocess.check_output(query, text=True).splitlines()
-        free = {line.split(",")[0].strip(): line.split(",")[1] for line in lines}
-        return next((int(mib) * 2**20 for uuid, mib in free.items() if uuid.endswith(card)), None)
-    except (OSError, ValueError, IndexError, subprocess.CalledProcessError):
-        return None
-
-
-# Random weights on disk
-
-
-def write_weights(folder: Path, *, tiny: bool) -> None:
-    """A folder a role, once. Values repeat every 64 MB: neither speed nor memory asks for them."""
-    if (folder / "done").is_file():
-        return
-    started = time.perf_counter()
-    if tiny:
-        from tests.checkpoints.layouts import remote
-
-        remote(folder)
-        (folder / "done").touch()
-        return
-    from diffusers import AutoencoderKLHunyuanVideo
-    from tests.checkpoints.layouts import write_tokenizers
-    from transformers import (
-        CLIPTextConfig,
-        CLIPTextModel,
-        LlamaConfig,
-        LlamaModel,
-        SiglipVisionConfig,
-        SiglipVisionModel,
-    )
-
-    from recurvid.encoders import image, text
-    from recurvid.models.packed_dit.config import PRESETS
-    from recurvid.models.packed_dit.model import PackedDiT
-
-    half, brain = torch.float16, torch.bfloat16
-    with torch.device("meta"):
-        models = {
-            "transformer": (PackedDiT(PRESETS["13b"]), brain),
-            "text_encoder": (LlamaModel(LlamaConfig(**text._LLAMA_3_8B)), half),
-            "text_encoder_2": (CLIPTextModel(CLIPTextConfig(**text._CLIP_L)), half),
-            "image_encoder": (SiglipVisionModel(SiglipVisionConfig(**image._SO400M)), half),
-            "vae": (AutoencoderKLHunyuanVideo(), half),
-        }
-    for role, (model, dtype) in models.items():
-        path = folder / role
-        path.mkdir(parents=True, exist_ok=True)
-        if role == "transformer":
-            (path / "config.json").write_text(json.dumps(PRESETS["13b"].to_dict()))
-        elif role == "vae":
-            config = {k: v for k, v in model.config.items() if not k.startswith("_")}
-            config["_class_name"] = "AutoencoderKLHunyuanVideo"
-            (path / "config.json").write_text(json.dumps(config))
-        else:
-            model.config.save_pretrained(path)
-        shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
-        if not (path / "model.safetensors").is_file():
-            write_file(path / "model.safetensors", shapes, dtype)
-        print(f"  {role}: {(path / 'model.safetensors').stat().st_size / 1e9:.1f} GB", flush=True)
-    write_tokenizers(folder / "tokenizer", folder / "tokenizer_2")
-    (folder / "feature_extractor").mkdir(exist_ok=True)
-    (folder / "feature_extractor" / "preprocessor_config.json").write_text("{}")
-    (folder / "done").touch()
-    print(f"  weights written in {time.perf_counter() - started:.0f} s", flush=True)
-
-
-def write_file(path: Path, shapes: dict[str, list[int]], dtype: torch.dtype) -> None:
-    """A safetensors file of normal values of 0.02, norms' weights included."""
-    pattern = (0.02 * torch.randn(2**25, generator=torch.Generator().manual_seed(0))).to(dtype)
-    data = memoryview(pattern.view(torch.uint8).numpy())
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        size = math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": SHAPES[dtype], "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    text = text.ljust(-(-len(text) // 8) * 8)
-    partial = path.with_suffix(".partial")
-    head = struct.pack("<Q", len(text)) + text
-    with partial.open("wb") as file:
-        file.write(head)
-        file.truncate(len(head) + end)
-
-        def write(start: int) -> None:
-            part = data[: min(len(data), end - start)]
-            while part:  # a system call writes 2 GiB at most, and may write less than asked
-                done = os.pwrite(file.fileno(), part, len(head) + start)
-                part, start = part[done:], start + done
-
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            list(pool.map(write, range(0, end, len(data))))
-    partial.replace(path)
-
-
 # The run
-
-
-class Watch:
-    """Samples of everything, five times a second, in a thread."""
-
-    def __init__(self, path: Path, device: torch.device, free_before: int):
-        self.path, self.device, self.free_before = path, device, free_before
-        self.phase, self.began = "start", time.perf_counter()
-        self.seconds: dict[str, float] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def enter(self, phase: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self.began
-        print(f"  {self.phase}: {now - self.began:.1f} s", flush=True)
-        self.phase, self.began = phase, now
-
-    def close(self) -> None:
-        self.enter("end")
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with self.path.open("a") as file:
-            while not self._stop.wait(0.2):
-                file.write(json.dumps(self._sample()) + "\n")
-                file.flush()
-
-    def _sample(self) -> dict:
-        sample = {"t": round(time.time(), 2), "phase": self.phase, **process_memory()}
-        if self.device.type == "cuda" and torch.cuda.is_initialized():
-            sample["reserved"] = torch.cuda.memory_reserved()
-            sample["reserved_peak"] = torch.cuda.max_memory_reserved()
-            # torch's own pinned memory, which the system may count as no page of the process.
-            host = getattr(torch.cuda, "host_memory_stats", dict)()
-            sample["host_allocator"] = host.get("allocated_bytes.current", 0)
-            sample["device"] = max(0, self.free_before - torch.cuda.mem_get_info()[0])
-        return sample
-
-
-def process_memory() -> dict[str, int]:
-    """Bytes of this process: anonymous (pinned by registration included), shared, file-backed."""
-    found = {}
-    names = {"RssAnon": "anonymous", "RssShmem": "shared", "RssFile": "file", "VmLck": "locked",
-             "VmPin": "pinned", "VmRSS": "rss", "VmHWM": "rss_peak", "VmSwap": "swap"}  # fmt: skip
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name in names:
-            found[names[name]] = int(value.split()[0]) * 1024
-    return found
 
 
 def child(args: argparse.Namespace) -> int:
@@ -417,19 +220,6 @@ def run_folder(args: argparse.Namespace) -> Path:
     )
     name = f"run-{kind}-{args.vram:g}-{args.size}-{args.steps}-{args.sections}-{how}"
     return args.work / name
-
-
-def model_paths(args: argparse.Namespace) -> dict[str, Path]:
-    from recurvid.checkpoints.known import ROLES
-
-    if not args.tiny:
-        return {role: args.work / "full" / role for role in ROLES}
-    from tests.checkpoints import layouts
-
-    root = args.work / "tiny"
-    paths = {role: root / layouts.HUNYUAN / role for role in ROLES}
-    paths |= {role: root / layouts.REDUX / role for role in ("image_encoder", "feature_extractor")}
-    return paths | {"transformer": root / layouts.INVERTED}
 
 
 # The verdict

@@ -35,7 +35,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent), str(HERE)]
 
-from memory_cap import GIB  # noqa: E402
+from card_memory import GIB  # noqa: E402
 from model_parity_gpu import TINY, draw_inputs  # noqa: E402
 from streaming_step import SCHEDULE, write_weights  # noqa: E402
 

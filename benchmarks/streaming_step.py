@@ -41,7 +41,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent), str(HERE)]
 
-from memory_cap import write_file  # noqa: E402
+from full_size import write_file  # noqa: E402
 from model_parity_gpu import TINY, draw_inputs, relative  # noqa: E402
 
 from recurvid.generation.memory_plan import DENOISE, MemoryQuestion, phase_needs  # noqa: E402

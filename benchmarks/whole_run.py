@@ -18,8 +18,9 @@ with streamed ones under 6 GiB, decodes of 9 and of 18 latents, whole and tiled;
 computed from these (``peer_decode.py``). MagCache skips by a schedule, not by what it sees, so that
 random weights tell its speed.
 
-Everything known is in whole-run-DATE.json (in $OUT or benchmarks/results) after each run, the plot
-beside it. No run is begun in the last --reserve of --seconds. With fewer --steps than 25, seconds
+Everything known is in whole-run-DATE.json (in $OUT or benchmarks/results, and in --work for
+--go-on) every few seconds, the plot beside it at the end. No run is begun in the last --reserve of
+--seconds; one that runs says how many are left. With fewer --steps than 25, seconds
 of denoising are also given for 25, marked as extrapolated.
 """
 
@@ -32,9 +33,8 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,41 +44,17 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent), str(HERE)]
 
 import charts  # noqa: E402
-from memory_cap import free_bytes, model_paths, process_memory, write_weights  # noqa: E402
-
-GIB = 2**30
-PHASES = ("encode", "load", "denoise", "decode", "write")
-STEPS, SECTIONS, MINUTE = 25, 3, 50
-CACHE = "magcache"
-
-
-@dataclass(frozen=True)
-class Run:
-    """How one video is made.
-
-    Attributes:
-        vram: GiB that it may use; None for what is free.
-        peer: which of diffusers' ways it stands beside.
-    """
-
-    vram: float | None = None
-    weights: str = "auto"
-    cache: str = "off"
-    compiled: bool = False
-    peer: str = "resident"
-
-
-PLAIN = {
-    "resident-bf16": Run(compiled=True),
-    "vram6-int8": Run(6, "int8", peer="offload"),
-    "resident-int8": Run(weights="int8", compiled=True),
-    "vram6-bf16": Run(6, peer="offload"),
-}
-RUNS = PLAIN | {
-    f"{name}-cached": Run(run.vram, run.weights, CACHE, run.compiled, run.peer)
-    for name, run in PLAIN.items()
-}
-RUNS["resident-bf16-eager"] = Run()
+from card_memory import free_bytes  # noqa: E402
+from full_size import write_weights  # noqa: E402
+from whole_video import (  # noqa: E402
+    MINUTE,
+    PHASES,
+    RUNS,
+    SECTIONS,
+    STEPS,
+    child,
+    part_file,
+)
 
 
 def main() -> int:
@@ -95,21 +71,23 @@ def main() -> int:
     args.work.mkdir(parents=True, exist_ok=True)
     write_weights(args.work / ("tiny" if args.tiny else "full"), tiny=args.tiny)
     names = ["minute"] if args.minute else args.runs
-    for name in names:
+    for number, name in enumerate(names):
         left = args.seconds - (time.perf_counter() - began)
         if args.go_on and "failed" not in found["runs"].get(name, {"failed": "not run"}):
             print(f"{name}: is there already", flush=True)
         elif left < args.reserve:
             print(f"{name}: not begun, {left:.0f} s are left; --go-on runs it", flush=True)
         else:
-            if not args.minute and "peer" not in found:
-                found["peer"] = peer(args, left)
-                save(found, place)
-            print(f"{name}:", flush=True)
-            left = args.seconds - (time.perf_counter() - began)
-            found["runs"][name] = in_a_process(name, args, left)
+            print(f"{name}: {left:.0f} s left", flush=True)
+            found["runs"][name] = in_a_process(name, args, left, keeper(found, name, place, args))
             tell(name, found["runs"][name])
-        save(found, place)
+        save(found, place, args)
+        left = args.seconds - (time.perf_counter() - began)
+        due = number > 0 or name == names[-1]  # the two most telling runs go first
+        if due and not args.minute and not found.get("peer") and left > args.reserve:
+            print(f"diffusers: {left:.0f} s left", flush=True)
+            found["peer"] = peer(args, left)
+            save(found, place, args)
     draw(found, place)
     print(f"written: {place}", flush=True)
     failed = [n for n in names if "failed" in found["runs"].get(n, {})]
@@ -134,6 +112,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--draw", type=Path, help="only draw the plot of this file")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--child", choices=(*RUNS, "minute"), help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument("--free-before", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.runs = args.runs.split(",") if args.runs else [n for n in RUNS if "eager" not in n]
@@ -153,8 +132,9 @@ def results(args: argparse.Namespace) -> Path:
     folder = Path(os.environ.get("OUT") or HERE / "results")
     folder.mkdir(parents=True, exist_ok=True)
     name = f"whole-run-{'tiny-' if args.tiny else ''}{args.size}-{datetime.date.today()}.json"
-    if args.go_on and not (folder / name).is_file() and (HERE / "results" / name).is_file():
-        shutil.copy(HERE / "results" / name, folder / name)
+    for other in (args.work, HERE / "results"):
+        if args.go_on and not (folder / name).is_file() and (other / name).is_file():
+            shutil.copy(other / name, folder / name)
     return folder / name
 
 
@@ -169,191 +149,74 @@ def facts(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def save(found: dict[str, Any], place: Path) -> None:
-    place.write_text(json.dumps(found, indent=1) + "\n")
+def save(found: dict[str, Any], place: Path, args: argparse.Namespace) -> None:
+    """Here, and beside the weights, where a later command with --go-on finds it."""
+    text = json.dumps(found, indent=1) + "\n"
+    for path in (place, args.work / place.name):
+        partial = path.with_suffix(".partial")
+        partial.write_text(text)
+        partial.replace(path)
+
+
+def keeper(
+    found: dict[str, Any], name: str, place: Path, args: argparse.Namespace
+) -> Callable[[dict[str, Any]], None]:
+    """Saves what is known of a run that is still going on."""
+
+    def keep(so_far: dict[str, Any]) -> None:
+        save(found | {"runs": found["runs"] | {name: so_far}}, place, args)
+
+    return keep
 
 
 # The runs
 
 
-def in_a_process(name: str, args: argparse.Namespace, left: float) -> dict[str, Any]:
-    """Make one video; what is known when time is up is kept."""
-    part = args.work / f"whole-run-{name}.json"
+def in_a_process(
+    name: str, args: argparse.Namespace, left: float, keep: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Make one video; what is known is kept every few seconds, and when time is up."""
+    part = part_file(args, name)
     part.unlink(missing_ok=True)
     home = args.work / "home"
     shutil.rmtree(home / "prompts", ignore_errors=True)
     before = free_bytes() if args.device == "cuda" else 0
+    until = time.time() + left - 15
     command = [sys.executable, __file__, "--child", name, "--free-before", str(before)]
     for option in ("size", "steps", "sections", "device", "work", "minute_run"):
         command += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
-    command += ["--tiny"] * args.tiny
-    try:
-        done = subprocess.run(
-            command, env=dict(os.environ) | {"RECURVID_HOME": str(home)}, timeout=left - 15,
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        said = done.stderr.strip().splitlines()
-        cut = None if done.returncode == 0 else f"exit {done.returncode}: {(said or [''])[-1]}"
-        if cut:
-            print("\n".join(said[-25:]), flush=True)
-    except subprocess.TimeoutExpired:
-        cut = "time was up"
-    found = json.loads(part.read_text()) if part.is_file() else {}
-    return found | ({"failed": cut[:400]} if cut else {})
+    command += ["--until", str(until), *["--tiny"] * args.tiny]
+    errors = args.work / f"whole-run-{name}.txt"
+    with errors.open("w") as said:
+        process = subprocess.Popen(
+            command, env=dict(os.environ) | {"RECURVID_HOME": str(home)}, stderr=said
+        )
+        cut = watched(
+            process, until, lambda: keep(known(part) | {"failed": "cut off from outside"})
+        )
+    if cut:
+        lines = errors.read_text().strip().splitlines()
+        print("\n".join(lines[-25:]), flush=True)
+        cut = f"{cut}: {(lines or [''])[-1]}" if cut != "time was up" else cut
+    return known(part) | ({"failed": cut[:400]} if cut else {})
 
 
-def child(args: argparse.Namespace) -> int:
-    """One video in this process; the JSON in --work is whole after each section."""
-    from recurvid.events import Finished, Planned, Progress, SectionDone
-
-    run = RUNS[args.minute_run if args.child == "minute" else args.child]
-    place = args.work / f"whole-run-{args.child}.json"
-    watch = Watch(torch.device(args.device), args.free_before)
-    session, folder = open_video(run, args)
-    result: dict[str, Any] = {
-        "run": vars(run) | {"name": args.child}, "steps": args.steps, "sections": [],
-        "seconds": dict.fromkeys(PHASES, 0.0), "step_seconds": [], "frames": 0,
-    }  # fmt: skip
-    began = last = time.perf_counter()
-    phase, here = "encode", dict.fromkeys(PHASES, 0.0)
-    for event in session.run():
-        now = time.perf_counter()
-        if isinstance(event, Progress):
-            # A phase says that it begins with step 0; denoising only tells its finished steps.
-            phase = event.phase if event.step or event.phase == "denoise" else phase
-        spent, last = now - last, now
-        result["seconds"][phase] += spent
-        here[phase] += spent
-        if isinstance(event, Progress):
-            phase = event.phase
-            if event.phase == "denoise":
-                result["step_seconds"].append(round(spent, 4))
-        if isinstance(event, SectionDone):
-            result["frames"] = event.frames
-            result["sections"].append(
-                {k: round(v, 3) for k, v in here.items()} | watch.section() | placed(session)
-            )
-            here = dict.fromkeys(PHASES, 0.0)
-        if isinstance(event, Planned):
-            result["planned"] = {"frames": event.frames, "sections": event.sections}
-        if isinstance(event, Finished):
-            result["bytes"] = event.video.stat().st_size
-        result |= {"total_seconds": now - began, "peaks": watch.peaks}
-        if isinstance(event, SectionDone | Finished):
-            place.write_text(json.dumps(summed(result)))
-    watch.close()
-    result["peaks"] = watch.peaks
-    place.write_text(json.dumps(summed(result)))
-    shutil.rmtree(folder, ignore_errors=True)
-    return 0
+def watched(process: subprocess.Popen[bytes], until: float, keep: Callable[[], None]) -> str:
+    """Wait for a run; returns why it came to no good end, "" if it did."""
+    while time.time() < until:
+        try:
+            code = process.wait(timeout=max(0.1, min(5.0, until - time.time())))
+        except subprocess.TimeoutExpired:
+            keep()
+        else:
+            return f"exit {code}" if code else ""
+    process.kill()
+    process.wait()
+    return "time was up"
 
 
-def open_video(run: Run, args: argparse.Namespace) -> tuple[Any, Path]:
-    """A session as ``recurvid generate`` opens it, over our random weights."""
-    import numpy as np
-    from PIL import Image
-
-    from recurvid.checkpoints.known import KNOWN
-    from recurvid.checkpoints.locate import ModelFiles
-    from recurvid.generation.journal import Journal, Local
-    from recurvid.generation.loading import load_components
-    from recurvid.generation.placing import under_budget
-    from recurvid.generation.request import GenerationRequest
-    from recurvid.generation.runtime import Runtime
-    from recurvid.generation.session import GenerationSession
-    from recurvid.generation.video_plan import plan_video
-
-    torch.set_grad_enabled(False)
-    folder = args.work / f"session-{args.child}"
-    shutil.rmtree(folder, ignore_errors=True)
-    width, height = map(int, args.size.split("x"))
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    picture = args.work / "picture.png"
-    Image.fromarray(pixels).save(picture)
-    request = GenerationRequest(
-        prompt="a person walks along the beach while the sun goes down behind the hills, " * 3,
-        model="framepack", size=args.size, steps=args.steps, step_cache=run.cache,
-        seconds=args.sections * 1.2, whole_sections=True,
-    )  # fmt: skip
-    journal = Journal.create(
-        folder, request, Local(str(args.work / "video.mp4"), overwrite=True), picture, None
-    )
-    files = ModelFiles(KNOWN["framepack"], model_paths(args))
-    runtime = Runtime.of(
-        args.device, "auto" if args.device == "cuda" else "float32", vram=run.vram,
-        weights=run.weights, compiled=run.compiled and args.device == "cuda",
-    )  # fmt: skip
-    components = load_components(files, runtime)
-    plan = plan_video(request, files.spec, (height, width), components.geometry, end_picture=False)
-    components = under_budget(components, files, plan, folder)
-    return GenerationSession(journal, plan, components), folder
-
-
-def placed(session: Any) -> dict[str, int]:
-    """How the blocks lie, where they are placed."""
-    stream = getattr(vars(session.components).get("backbone"), "stream", None)
-    if stream is None:
-        return {}
-    return {"resident": len(stream.resident), "slots": stream.slots}
-
-
-def summed(result: dict[str, Any]) -> dict[str, Any]:
-    """With seconds a frame, and for 25 steps where there were fewer."""
-    frames, seconds, steps = result["frames"], result["seconds"], result["steps"]
-    if not frames:
-        return result
-    result = result | {
-        "seconds_a_frame": (seconds["denoise"] + seconds["decode"]) / frames,
-        "seconds_a_frame_in_all": result["total_seconds"] / frames,
-    }
-    later = sorted(result["step_seconds"][1:]) or result["step_seconds"]
-    result["step_seconds_median"] = later[len(later) // 2]
-    if steps != STEPS and result["step_seconds"]:
-        at_25 = result["step_seconds_median"] * STEPS * len(result["sections"])
-        result["extrapolated_seconds_a_frame"] = (at_25 + seconds["decode"]) / frames
-    return result
-
-
-class Watch:
-    """The most of each kind of memory, five times a second, in a thread; and since last asked."""
-
-    def __init__(self, device: torch.device, free_before: int):
-        self._cuda, self._free = device.type == "cuda", free_before
-        self.peaks: dict[str, float] = {}
-        self._section: dict[str, float] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def section(self) -> dict[str, float]:
-        """The most since the last call."""
-        found, self._section = self._section, {}
-        self._sample(found)
-        return found
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.2):
-            self._sample(self._section)
-
-    def _sample(self, section: dict[str, float]) -> None:
-        memory = process_memory()
-        now = {
-            "process_gib": memory.get("anonymous", 0) + memory.get("shared", 0),
-            "page_cache_gib": memory.get("file", 0),
-            "swap_gib": memory.get("swap", 0),
-        }
-        if self._cuda and torch.cuda.is_initialized():
-            now["reserved_gib"] = torch.cuda.memory_reserved()
-            now["device_gib"] = max(0, self._free - torch.cuda.mem_get_info()[0])
-            most = torch.cuda.max_memory_reserved() / GIB
-            self.peaks["reserved_gib"] = max(self.peaks.get("reserved_gib", 0.0), round(most, 3))
-        for name, size in now.items():
-            for peaks in (section, self.peaks):
-                peaks[name] = max(peaks.get(name, 0.0), round(size / GIB, 3))
+def known(part: Path) -> dict[str, Any]:
+    return json.loads(part.read_text()) if part.is_file() else {}
 
 
 # The peer
@@ -390,6 +253,8 @@ def tell(name: str, run: dict[str, Any]) -> None:
     if "failed" in run:
         print(f"  FAILED: {run['failed']}", flush=True)
     if not run.get("frames"):
+        if "step_seconds_median" in run:
+            print(f"  {len(run['step_seconds'])} steps of {run['step_seconds_median']:.3f} s each")
         return
     phases = ", ".join(f"{k} {v:.1f}" for k, v in run["seconds"].items())
     peaks = ", ".join(f"{k} {v:.2f}" for k, v in sorted(run["peaks"].items()))
