@@ -179,12 +179,11 @@ TILES = {
     "128x128-lazy": Tile(keys=128, warps=8, lazy=4),
     "128x64-deep": Tile(stages=4),
     "128x256-plain": Tile(keys=256, stages=2, warps=8),
+    "128x64-wide": Tile(warps=8),
     "64x128": Tile(rows=64, keys=128, stages=2),
-    "64x64": Tile(rows=64, keys=64, stages=4),
-    "64x32": Tile(rows=64, keys=32, stages=2),
 }
-#: The first tile to take from a compute capability on, for cards without a measured one.
-CHOICE = {(12, 0): "128x64-deep", (9, 0): "128x64", (8, 9): "64x64", (8, 0): "64x32"}
+#: The tile to take from a compute capability on. With 16 rows a warp weights stay in registers.
+CHOICE = {(12, 0): "128x64-wide", (10, 0): "128x128", (9, 0): "128x64", (8, 0): "128x64-wide"}
 
 
 def attend_fp8(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, tile: str = "") -> Tensor:
