@@ -39,12 +39,15 @@ KINDS = {
 # Where everything that is raised may be read on the page ...
 SHOWN = [
     "generation/request.py", "generation/defaults.py", "video/pictures.py", "video/buckets.py",
-    "video/metadata.py", "checkpoints/fetch.py", "jobs/limits.py", "jobs/pictures.py",
-    "jobs/queries.py", "jobs/rows.py", "jobs/states.py", "jobs/store.py",
-    *sorted(f"gui/{path.name}" for path in (ROOT / "gui").glob("*.py")),
+    "video/metadata.py", "checkpoints/fetch.py",
+    *(f"{folder}/{path.name}" for folder in ("gui", "jobs")
+      for path in sorted((ROOT / folder).glob("*.py"))),
 ]  # fmt: skip
 # ... but for what the owner of the server reads on its terminal.
-OPERATORS = {"gui/door.py", "gui/serving.py"}
+OPERATORS = {
+    "gui/door.py", "gui/serving.py", "jobs/access.py", "jobs/claims.py", "jobs/database.py",
+    "jobs/executor.py", "jobs/slots.py", "jobs/supervisor.py",
+}  # fmt: skip
 OPERATORS_TOO = {("jobs/limits.py", "from_json"), ("jobs/limits.py", "_check"),
                  ("video/metadata.py", "embedded")}  # fmt: skip
 

@@ -18,15 +18,35 @@ from recurvid.gui.page import BUSY, QUIET, Page, Visitor, inform, told, warn
 from recurvid.gui.presets import check_name
 from recurvid.gui.replay import request_in
 from recurvid.gui.tabs import Tabs, Updates
+from recurvid.video.pictures import MAX_PIXELS, load_picture
 
 
 def on_form(page: Page, tabs: Tabs) -> None:
     """Bind everything around the form."""
+    _on_pictures(page, tabs.create)
     _on_submit(page, tabs)
     _on_batch(page, tabs)
     _on_settings(page, tabs.create)
     _on_presets(page, tabs.create)
     _on_vision(page, tabs.create)
+
+
+def _on_pictures(page: Page, create: CreateTab) -> None:
+    limits = page.store.limits
+
+    def look(picture: str | None, request: gr.Request) -> Any:
+        """Refuse at once what would be refused when the job is queued."""
+
+        def run() -> Any:
+            if picture:
+                limits.check_upload(Path(picture).stat().st_size)
+                load_picture(picture, max_pixels=min(limits.pixels, MAX_PIXELS))
+            return gr.skip()
+
+        return told(page.visitor(request), run, None)
+
+    for field in (create.picture, create.end_picture):
+        field.upload(look, field, field, **QUIET)
 
 
 def _on_submit(page: Page, tabs: Tabs) -> None:

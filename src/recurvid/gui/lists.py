@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from recurvid.gui.markup import badge, button, empty, link, settings_of
+from recurvid.gui.markup import badge, button, empty, link, resume, settings_of
 from recurvid.gui.media import address
 from recurvid.gui.sayings import failure
 from recurvid.gui.words import Language, duration
@@ -102,7 +102,7 @@ def _card(store: JobStore, job: Job, language: Language) -> str:
     error = f'<p class="rv-warning">{escape(failure(language, job))}</p>' if job.error else ""
     do = [button(language, "show", job.id), button(language, "use", job.id)]
     if job.state is not JobState.DONE:
-        do.insert(0, button(language, "resume", job.id, look="rv-go"))
+        do.insert(0, resume(language, job))
     if video:
         name = "download" if job.state is JobState.DONE else "download_so_far"
         do.append(link(language, name, f"{video}&download"))

@@ -35,10 +35,21 @@ def icon(name: str) -> str:
 
 
 def button(
-    language: Language, do: str, id: str, *, look: str = "", small: bool = False, off: bool = False
+    language: Language,
+    do: str,
+    id: str,
+    *,
+    look: str = "",
+    word: str = "",
+    small: bool = False,
+    off: bool = False,
 ) -> str:
-    """A button that does something to a job; a small one shows its icon only."""
-    text = language(f"do.{do}")
+    """A button that does something to a job; a small one shows its icon only.
+
+    Args:
+        word: what it is called, where that is not what it does.
+    """
+    text = language(f"do.{word or do}")
     hint = language("do.cancel.hint") if do == "cancel" else text
     sure = f' data-sure="{escape(language("do.delete.sure"))}"' if do == "delete" else ""
     shown = (
@@ -58,6 +69,12 @@ def link(language: Language, do: str, address: str) -> str:
         f'<a class="rv-button" href="{escape(address)}" download title="{text}">{icon(do)}'
         f"<span>{text}</span></a>"
     )
+
+
+def resume(language: Language, job: Job) -> str:
+    """The button that goes on with a job, or tries it again."""
+    word = "retry" if job.state is JobState.FAILED else ""
+    return button(language, "resume", job.id, look="rv-go", word=word)
 
 
 def badge(language: Language, job: Job) -> str:

@@ -7,7 +7,7 @@ from html import escape
 
 from recurvid.errors import UnknownJobError
 from recurvid.gui import sayings
-from recurvid.gui.markup import badge, button, empty, is_stopping, link
+from recurvid.gui.markup import badge, button, empty, is_stopping, link, resume
 from recurvid.gui.media import address
 from recurvid.gui.timeline import timeline
 from recurvid.gui.words import Language, duration
@@ -164,7 +164,7 @@ def _actions(store: JobStore, job: Job, language: Language) -> str:
     if job.state.is_active and not is_stopping(job):
         made.append(button(language, "cancel", job.id, look="rv-stop"))
     if job.state in (JobState.CANCELLED, JobState.FAILED) or is_stopping(job):
-        made.append(button(language, "resume", job.id, look="rv-go"))
+        made.append(resume(language, job))
     if source := address(store, job, "video"):
         made.append(link(language, "download", f"{source}&download"))
     elif source := address(store, job, "so-far"):

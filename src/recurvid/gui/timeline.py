@@ -11,19 +11,12 @@ from recurvid.jobs.states import Job, JobState
 def timeline(job: Job, language: Language) -> str:
     """One bar a section where it lies in the video; its number is the order of making.
 
-    Empty before the job is planned.
+    Empty before the job is planned; without what explains it when the video is done.
     """
     plan = job.plan
     if plan is None or not plan.spans or not plan.frames:
         return ""
     bars = "".join(_bar(job, number, language) for number in range(len(plan.spans)))
-    states = (("done", "done"), ("running", "running"), ("todo", "todo"))
-    legend = "".join(
-        f'<li><i class="rv-swatch rv-{name}"></i>{escape(language(f"timeline.{word}"))}</li>'
-        for name, word in states
-    )
-    why = f"timeline.{plan.order}"
-    note = f"<p>{escape(language(why))}</p>" if why in language.words else ""
     ends = "".join(
         f"<span>{escape(language('time.s', s=seconds))}</span>"
         for seconds in ("0", f"{plan.seconds:.1f}")
@@ -31,8 +24,20 @@ def timeline(job: Job, language: Language) -> str:
     return (
         f'<section class="rv-timeline" aria-label="{escape(language("timeline"))}">'
         f'<div class="rv-track" role="list">{bars}</div><div class="rv-ends">{ends}</div>'
-        f'<ul class="rv-legend">{legend}</ul>{note}</section>'
+        f"{_explained(plan.order, language) if job.state is not JobState.DONE else ''}</section>"
     )
+
+
+def _explained(order: str, language: Language) -> str:
+    """What the colours mean, and why the sections are made in this order."""
+    states = (("done", "done"), ("running", "running"), ("todo", "todo"))
+    legend = "".join(
+        f'<li><i class="rv-swatch rv-{name}"></i>{escape(language(f"timeline.{word}"))}</li>'
+        for name, word in states
+    )
+    why = f"timeline.{order}"
+    note = f"<p>{escape(language(why))}</p>" if why in language.words else ""
+    return f'<ul class="rv-legend">{legend}</ul>{note}'
 
 
 def state_of(job: Job, number: int) -> str:

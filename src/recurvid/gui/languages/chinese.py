@@ -150,6 +150,7 @@ WORDS: dict[str, str] = {
     "do.cancel": "取消",
     "do.cancel.hint": "本步结束后停止，已完成的部分会保留",
     "do.resume": "继续",
+    "do.retry": "重试",
     "do.edit": "编辑",
     "do.duplicate": "复制",
     "do.delete": "删除",

@@ -150,6 +150,7 @@ WORDS: dict[str, str] = {
     "do.cancel": "中止",
     "do.cancel.hint": "このステップの後で止め、できた分は残します",
     "do.resume": "再開",
+    "do.retry": "もう一度試す",
     "do.edit": "編集",
     "do.duplicate": "複製",
     "do.delete": "削除",
