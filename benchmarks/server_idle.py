@@ -4,7 +4,8 @@
 .venv/bin/python benchmarks/server_idle.py --save     writes results/server-idle-DATE.json
 
 Start time is from the command to the first answer of /healthz. Memory is the proportional set size
-(PSS) where the system tells it, else the resident one, once nothing has changed for some seconds.
+(PSS) where the system tells it, else the resident one, once nothing has changed for some seconds;
+of the worker also after a job, whose model it keeps for a while.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ from pathlib import Path
 
 import psutil
 
+from recurvid.generation.request import GenerationRequest
+from recurvid.jobs.states import JobState
+from recurvid.jobs.store import JobStore
+
 RESULTS = Path(__file__).parent / "results"
+PICTURE = Path(__file__).parents[1] / "src/recurvid/bundled/example.jpg"
 SETTLE_SECONDS = 8.0
 
 
@@ -40,6 +46,17 @@ def megabytes(process: psutil.Process) -> dict[str, float]:
 def answer(address: str) -> bytes:
     with urllib.request.urlopen(address, timeout=5) as response:
         return response.read()
+
+
+def one_job(home: Path) -> None:
+    """Through the same home's queue: the smallest video of the bundled model."""
+    store = JobStore(home)
+    request = GenerationRequest(prompt="pan left", seconds=1.0, size="64x48", steps=2)
+    id = store.add(request, PICTURE).id
+    while (job := store.get(id)).state.is_active:
+        time.sleep(0.2)
+    assert job.state is JobState.DONE, job.error
+    store.close()
 
 
 def measure(home: Path) -> dict[str, object]:
@@ -69,6 +86,9 @@ def measure(home: Path) -> dict[str, object]:
                                              "threads": process.num_threads()},
         "worker_before_its_first_job": megabytes(worker),
     }  # fmt: skip
+    one_job(home)
+    time.sleep(SETTLE_SECONDS)
+    result["worker_with_the_bundled_model_kept"] = megabytes(worker)
     leaving = time.monotonic()
     server.send_signal(signal.SIGTERM)
     assert server.wait(60) == 0
@@ -85,7 +105,8 @@ def main() -> None:
         runs = [measure(Path(folder) / str(number)) for number in range(options.runs)]
     result = {
         "date": date.today().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, "
+        f"load {os.getloadavg()[0]:.1f} while measuring",
         "python": platform.python_version(),
         "median_start_seconds": statistics.median(r["start_seconds"] for r in runs),
         "runs": runs,

@@ -7,9 +7,11 @@ import os
 import re
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.architecture.source import ROOT
@@ -17,6 +19,7 @@ from tests.architecture.test_documentation import blocks, check_command
 from tests.server.test_serve_process import serving
 
 GUIDE = (ROOT / "docs/guide/server.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/guide/page.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
 UNIT = (ROOT / "deploy/recurvid.service").read_text(encoding="utf-8")
@@ -55,6 +58,34 @@ def test_what_the_guide_shows_runs(tmp_path: Path):
     assert openai
 
 
+def test_the_figures_are_those_of_the_results():
+    def measured(name: str) -> dict[str, Any]:
+        (path,) = set(re.findall(rf"benchmarks/results/{name}-[-\d]+\.json", GUIDE + PAGE))
+        return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+    def middle(part: str, unit: str) -> float:
+        return statistics.median(run[part][unit] for run in server["runs"])
+
+    server, page, load = (measured(name) for name in ("server-idle", "page-idle", "queue-load"))
+    stop = statistics.median(run["stop_seconds"] for run in server["runs"])
+    said = (
+        f"holds {middle('web_process', 'rss_mb'):.0f} MB "
+        f"({middle('web_process', 'pss_mb'):.0f} MB of its own)",
+        f"the worker {middle('worker_before_its_first_job', 'rss_mb'):.0f} MB",
+        f"{middle('worker_with_the_bundled_model_kept', 'rss_mb'):.0f} MB while it keeps",
+        f"first answer {server['median_start_seconds']:.1f} s, to the end {stop:.1f} s",
+        f"takes about {page['page_mib']:.0f} MiB",
+        f"about {page['workers_mib'][0]:.0f} MiB until",
+        f"answers {page['seconds_until_the_page_answers']:.1f} s after",
+        f"{load['load']['jobs']} jobs queued by {load['load']['clients']} clients",
+        f"killed {load['living workers killed']} times",
+    )
+    text = " ".join((GUIDE + PAGE).split())
+    assert [words for words in said if words not in text] == []
+    assert load["jobs"] == {"done": load["load"]["jobs"]}
+    assert load["living workers killed"] == load["load"]["kills"]
+
+
 def test_the_address_is_the_default():
     from recurvid.cli.serve import DEFAULT_PORT
 
@@ -85,7 +116,9 @@ def test_the_dockerfile_is_sound():
     assert set(bases) == {"cpu", "cuda"}
     for image in bases.values():
         assert re.fullmatch(r"[a-z/]+:[\w.-]*\d[\w.-]*", image), f"{image} has no version"
-    assert [rest for word, rest in steps if word == "USER"] == ["recurvid"]
+    (user,) = [rest for word, rest in steps if word == "USER"]
+    assert user.isdecimal()  # so that whoever runs it can see that it is not root
+    assert f"useradd --system --uid {user} " in DOCKERFILE
     users_at = max(n for n, (word, _) in enumerate(steps) if word == "USER")
     assert all(word not in ("RUN", "COPY") for word, _ in steps[users_at:])
     for word, rest in steps:
@@ -143,7 +176,8 @@ def test_the_unit_is_sound():
     assert values["ProtectSystem"] == ["strict"]
     assert values["Restart"] == ["on-failure"]
     # The home is the folder that systemd makes for it, and the only one that it may write to.
-    assert values["Environment"] == [f"RECURVID_HOME=/var/lib/{values['StateDirectory'][0]}"]
+    own = f"/var/lib/{values['StateDirectory'][0]}"
+    assert values["Environment"] == [f"RECURVID_HOME={own}", f"HOME={own}"]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
