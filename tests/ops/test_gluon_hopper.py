@@ -241,7 +241,7 @@ def as_python(program: tuple[int, int]) -> Any:
     names: dict[str, Any] = {
         "gl": language(program), "mbarrier": Mbarrier, "warpgroup_mma": start,
         "warpgroup_mma_wait": finish, "tma": SimpleNamespace(async_copy_global_to_shared=copy),
-        "range": range, "__builtins__": __builtins__,
+        "fence_async_shared": lambda: None, "range": range, "__builtins__": __builtins__,
     }  # fmt: skip
     for name in ("MAGIC", "MAGIC_BITS", "LIFT", "HALF"):
         names[name] = getattr(gluon_hopper, name).value

@@ -23,6 +23,7 @@ try:
     from triton.experimental import gluon
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon.language.nvidia.hopper import (
+        fence_async_shared,
         mbarrier,
         tma,
         warpgroup_mma,
@@ -232,6 +233,7 @@ if AVAILABLE:
             mbarrier.init(k_ready.index(i), count=1)
             mbarrier.init(v_ready.index(i), count=1)
             mbarrier.init(free.index(i), count=2)
+        fence_async_shared()  # the copy engine, too, has to see them
         line, first = gl.program_id(1), gl.program_id(0) * (2 * HALF)
         turns = gl.cdiv(n_k, keys)
         gl.warp_specialize(
