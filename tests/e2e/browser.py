@@ -20,6 +20,7 @@ CHROMIUM = next((found for name in _NAMES if (found := shutil.which(name))), Non
 SWITCHES = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
 )  # fmt: skip
 PATIENCE = 180_000
 """Milliseconds that a browser waits for anything; machines of tests are slow and shared."""

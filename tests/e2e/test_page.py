@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from tests.e2e.browser import CHROMIUM, Watched, await_that
 
 pytest.importorskip("gradio", reason="the page needs the extra gui")
@@ -31,6 +33,16 @@ DROP = """text => {
     data.items.add(new File([bytes], "someone's video.mp4", { type: "video/mp4" }));
     const drop = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
     document.querySelector("#picture").dispatchEvent(drop);
+}"""
+COPY = """async () => {
+    const canvas = Object.assign(document.createElement("canvas"), { width: 96, height: 64 });
+    const pen = canvas.getContext("2d");
+    for (const [colour, x] of [["#f00", 0], ["#00f", 48]]) {
+        pen.fillStyle = colour;
+        pen.fillRect(x, 0, 48, 64);
+    }
+    const png = await new Promise(done => canvas.toBlob(done, "image/png"));
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": png })]);
 }"""
 SHORT = {"prompt": "pan left", "seconds": "1", "size": "64", "steps": "2"}
 
@@ -186,6 +198,83 @@ def test_the_queue_is_rearranged(view: Watched, store: JobStore):
     view.page.click("#generate")
     await_that(lambda: store.queue()[0].request.prompt == "changed")
     assert store.queue()[0].request.steps == 2
+
+
+@pytest.fixture
+def equipped(browser: Any, address: str, store: JobStore) -> Iterator[Watched]:
+    """The page in a browser with a camera, and a picture to paste: red, blue on the right."""
+    watched = Watched.open(
+        browser, address, locale="en-US",
+        permissions=["camera", "clipboard-read", "clipboard-write"],
+    )  # fmt: skip
+    watched.page.evaluate(COPY)
+    yield watched
+    watched.page.context.close()
+    assert watched.errors == []
+
+
+def taken(view: Watched, store: JobStore) -> Image.Image:
+    """The start picture of the job that the form makes now."""
+    view.page.wait_for_selector("#picture img")
+    view.page.click("#generate")
+    await_that(lambda: len(store.list()) == 1)
+    with Image.open(store.picture(only(store).id)) as image:
+        return image.convert("RGB")
+
+
+def assert_is_pasted(image: Image.Image) -> None:
+    assert image.size == (96, 64)
+    assert [image.getpixel((x, 32)) for x in (10, 86)] == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_a_picture_is_taken_with_the_camera(equipped: Watched, store: JobStore):
+    page = equipped.page
+    page.click("#picture [aria-label='Capture from camera']")
+    page.click("#picture >> text=Click to Access Webcam")
+    page.wait_for_function(
+        "document.querySelector('#picture video')?.readyState >= 2 &&"
+        " document.querySelector('#picture video').videoWidth > 0"
+    )
+    seen = page.evaluate("(v => [v.videoWidth, v.videoHeight])(document.querySelector('video'))")
+    page.click("#picture [aria-label='capture photo']")
+    image = taken(equipped, store)
+    assert image.size == tuple(seen)
+    assert len(image.getcolors(image.width * image.height) or []) > 2, "not a black picture"
+
+
+def test_a_picture_is_pasted_with_the_keyboard(equipped: Watched, store: JobStore):
+    equipped.page.focus("#field-prompt textarea")
+    equipped.page.keyboard.press("Control+V")
+    assert_is_pasted(taken(equipped, store))
+
+
+def test_a_picture_is_pasted_over_another_from_another_tab(equipped: Watched, store: JobStore):
+    page = equipped.page
+    page.set_input_files("#picture input[type=file]", PICTURE)
+    page.wait_for_selector("#picture img")
+    first = page.evaluate("document.querySelector('#picture img').src")
+    page.get_by_role("tab", name="History").click()
+    page.wait_for_selector("#history .rv-empty")
+    page.keyboard.press("Control+V")
+    page.wait_for_function(
+        "first => document.querySelector('#picture img')?.src !== first", arg=first
+    )
+    assert page.is_visible("#picture")
+    assert_is_pasted(taken(equipped, store))
+
+
+def test_a_picture_is_pasted_with_the_button(equipped: Watched, store: JobStore):
+    equipped.page.click("#picture [aria-label='Paste from clipboard']")
+    assert_is_pasted(taken(equipped, store))
+
+
+def test_text_is_pasted_as_text(equipped: Watched, store: JobStore):
+    page = equipped.page
+    page.evaluate("navigator.clipboard.writeText('pan right')")
+    page.focus("#field-prompt textarea")
+    page.keyboard.press("Control+V")
+    assert equipped.value("prompt") == "pan right"
+    assert page.locator("#picture img").count() == 0
 
 
 def test_a_folder_of_pictures_becomes_jobs(view: Watched, store: JobStore, tmp_path: Path):

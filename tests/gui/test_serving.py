@@ -158,6 +158,16 @@ def test_no_event_is_an_api(page: httpx.Client):
         assert page.get(path).status_code == 404, path
 
 
+def test_the_camera_takes_what_is_there_and_no_mirror_image(page: httpx.Client):
+    pictures = [
+        made for made in page.get("/config").json()["components"] if made["type"] == "image"
+    ]
+    assert {made["props"]["elem_id"] for made in pictures} == {"picture", "end-picture"}
+    for made in pictures:
+        assert "webcam" in made["props"]["sources"]
+        assert made["props"]["webcam_options"]["mirror"] is False
+
+
 def test_nothing_is_loaded_from_elsewhere(page: httpx.Client):
     text = page.get("/").text
     for host in ("googleapis", "gstatic", "cdnjs", "unpkg", "jsdelivr"):

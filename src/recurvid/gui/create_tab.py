@@ -111,6 +111,7 @@ def picture_field(label: str, height: int, elem_id: str) -> gr.Image:
     field = gr.Image(
         type="filepath",
         sources=["upload", "webcam", "clipboard"],
+        webcam_options=gr.WebcamOptions(mirror=False),  # else the picture taken is mirrored too
         label=word(label),
         height=height,
         buttons=[],

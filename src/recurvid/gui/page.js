@@ -66,17 +66,33 @@
 			await new Promise((resolve) => setTimeout(resolve, 100));
 		}
 	};
-	const replay = async (files) => {
-		document.querySelector("[role=tab]")?.click();
-		if (!document.querySelector("#replay")) (await found("#presets-drawer > button"))?.click();
-		const input = await found("#replay input[type=file]");
-		if (!input) return;
+	const hand = (file, input) => {
 		const kept = new DataTransfer();
-		kept.items.add(files[0]);
+		kept.items.add(file);
 		input.files = kept.files;
 		input.dispatchEvent(new Event("change", { bubbles: true }));
 	};
+	const create = () => document.querySelector("[role=tab]")?.click();
+	const replay = async (files) => {
+		create();
+		if (!document.querySelector("#replay")) (await found("#presets-drawer > button"))?.click();
+		const input = await found("#replay input[type=file]");
+		if (input) hand(files[0], input);
+	};
+	// A picture that is pasted anywhere is the start picture, and in the box of the last one, the
+	// last. Text that comes with a picture (out of a word processor) is text where one can write.
+	const paste = (event) => {
+		const file = [...(event.clipboardData?.files || [])].find((item) => item.type.startsWith("image/"));
+		const writes = event.target.closest?.("textarea, input") && event.clipboardData.types.includes("text/plain");
+		const box = event.target.closest?.("#end-picture") || document.querySelector("#picture");
+		const input = box?.querySelector("input[type=file]");
+		if (!file || writes || !input) return;
+		event.preventDefault();
+		create();
+		hand(file, input);
+	};
 	if (!window.recurvidPanel) {
+		document.addEventListener("paste", paste);
 		document.addEventListener("dragover", (event) => isVideo(event) && event.preventDefault(), true);
 		document.addEventListener(
 			"drop",
