@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,13 @@ def _linux_available() -> int | None:
 def _attention(device: str) -> list[dict[str, Any]]:
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     spec = AttentionSpec(device, dtype, head_dim=128)
-    return [_kernel(backend.name, backend.why_not(spec)) for backend in ATTENTION.values()]
+    half = replace(spec, dtype=torch.bfloat16)
+    found: list[dict[str, Any]] = []
+    for backend in ATTENTION.values():
+        why_not = backend.why_not(spec)
+        # A kernel for cards takes no float32 either, but that is not what it lacks on a CPU.
+        found.append(_kernel(backend.name, why_not and (backend.why_not(half) or why_not)))
+    return found
 
 
 def _kernel(name: str, why_not: str | None) -> dict[str, Any]:
