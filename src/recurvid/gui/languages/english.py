@@ -182,7 +182,7 @@ WORDS: dict[str, str] = {
     "memory": "Memory plan",
     "memory.note": "What would lie where on a card while this model runs, by arithmetic: nothing is loaded.",
     "memory.model": "Model",
-    "memory.size": "Size of the video",
+    "memory.size": "Video size",
     "memory.vram": "Card (GiB; empty: this one)",
     "memory.draw": "Draw the plan",
     "memory.fits": "This fits.",
