@@ -50,7 +50,7 @@ from recurvid.ops.attention.backend import (  # noqa: E402
     AttentionSpec,
     TokenLayout,
 )
-from recurvid.ops.attention.local_windows import sparse  # noqa: E402
+from recurvid.ops.attention.local_windows import DENSE_DEPTH, sparse  # noqa: E402
 from recurvid.ops.attention.reference import REFERENCE  # noqa: E402
 from recurvid.ops.attention.registry import ATTENTION  # noqa: E402
 from recurvid.ops.attention.sdpa import SDPA  # noqa: E402
@@ -120,16 +120,17 @@ def pairs(text: str, layout: TokenLayout) -> tuple[int, int]:
 def arithmetic(text: str, layout: TokenLayout = FULL) -> dict[str, float]:
     """A step of the 13B model: work and bytes beside those without windows, and computed times."""
     done, keys = pairs(text, layout)
-    tokens = layout.context + layout.fine + layout.text
-    flop = 4 * HEADS * CHANNELS * BLOCKS
-    row = 2 * HEADS * CHANNELS  # bytes of a token in 16 bits
+    tokens = total(layout)
+    whole = int(BLOCKS * DENSE_DEPTH)
+    flop, row = 4 * HEADS * CHANNELS, 2 * HEADS * CHANNELS  # of a pair; bytes of a token in 16 bits
+    dense, some = BLOCKS * tokens**2, whole * tokens**2 + (BLOCKS - whole) * done
     # Keys and values are read and written; queries and results too, and results once more.
-    moved = BLOCKS * row * (4 * keys + 6 * tokens)
-    dense_ms, sparse_ms = (1000 * flop * n / SPEED for n in (tokens**2, done))
+    moved = (BLOCKS - whole) * row * (4 * keys + 6 * tokens)
+    dense_ms, sparse_ms = (1000 * flop * n / SPEED for n in (dense, some))
     copy_ms = 1000 * moved / COPIES
     return {
-        "pairs": done / tokens**2,
-        "tflop_saved": flop * (tokens**2 - done) / 1e12,
+        "pairs": some / dense,
+        "tflop_saved": flop * (dense - some) / 1e12,
         "gb_moved": moved / 1e9,
         "computed_ms_dense": dense_ms,
         "computed_ms": sparse_ms + copy_ms,
@@ -253,8 +254,8 @@ def steps(bench: Bench, calls: list[Any], specs: list[str], count: int) -> dict[
 def closed_context(windows: Windows) -> AttentionBackend:
     """As the windows, but coarse context and text attend to themselves only."""
 
-    def over(layout: TokenLayout, device: torch.device) -> AttentionBackend:
-        inner = sparse(SDPA, windows).over(layout, device)
+    def over(layout: TokenLayout, device: torch.device, _: float) -> AttentionBackend:
+        inner = sparse(SDPA, windows).over(layout, device, 1.0)
         start, end = layout.context, layout.context + layout.fine
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -271,27 +272,21 @@ def closed_context(windows: Windows) -> AttentionBackend:
 def noisy_alone(windows: Windows, frames: int) -> AttentionBackend:
     """Windows through the noisy frames; all of the context sees and is seen by everything."""
 
-    def over(layout: TokenLayout, device: torch.device) -> AttentionBackend:
+    def over(layout: TokenLayout, device: torch.device, _: float) -> AttentionBackend:
         _, rows, columns = layout.grid
         beside = (layout.grid[0] - frames) * rows * columns
         other = TokenLayout(layout.context + beside, (frames, rows, columns), layout.text)
-        return sparse(SDPA, windows).over(other, device)
+        return sparse(SDPA, windows).over(other, device, 1.0)
 
     return replace(SDPA, for_layout=over)
 
 
 def one_block(windows: Windows, number: int, blocks: int) -> AttentionBackend:
-    """Windows in one block; blocks are called in order."""
+    """Windows in one of so many blocks."""
 
-    def over(layout: TokenLayout, device: torch.device) -> AttentionBackend:
-        inner, calls = sparse(SDPA, windows).over(layout, device), [0]
-
-        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-            calls[0] += 1
-            return (inner if calls[0] - 1 == number else SDPA)(q, k, v, mask)
-
-        assert number < blocks
-        return replace(SDPA, function=attend)
+    def over(layout: TokenLayout, device: torch.device, depth: float) -> AttentionBackend:
+        here = round(depth * blocks) == number + 1
+        return sparse(SDPA, windows).over(layout, device, 1.0) if here else SDPA
 
     return replace(SDPA, for_layout=over)
 
@@ -342,9 +337,9 @@ def one_call(
     device, windows = inputs[0].device, Windows.parse(spec)
     assert windows is not None
     try:
-        inside = sparse(kernel, windows).over(layout, device)
+        inside = sparse(kernel, windows).over(layout, device, 1.0)
         few = [x[:, :, :2].float() for x in inputs]
-        want = sparse(REFERENCE, windows).over(layout, device)(*few)
+        want = sparse(REFERENCE, windows).over(layout, device, 1.0)(*few)
         row: dict[str, Any] = {"error": relative(inside(*inputs)[:, :, :2], want)}
         row["eager_ms"] = timer(partial(inside, *inputs), device)
         backend = "inductor" if device.type == "cuda" else "eager"

@@ -18,6 +18,8 @@ from recurvid.memory.budget import GIB, MemoryBudget, PhasePlan
 from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.models.quantized import rounded_in
 from recurvid.ops.attention.backend import AttentionBackend
+from recurvid.ops.attention.local_windows import sparse
+from recurvid.ops.attention.windows import Windows
 from recurvid.ops.linear.forms import FORMS, convert
 from recurvid.packing.kernel import Kernel
 from recurvid.packing.pack import ContextGroup, PackedContext
@@ -26,7 +28,9 @@ SLOW = pytest.mark.slow
 
 
 @cache
-def two_steps(form: str, height: int, width: int) -> tuple[tuple[str, int, int], ...]:
+def two_steps(
+    form: str, height: int, width: int, windows: Windows | None = None
+) -> tuple[tuple[str, int, int], ...]:
     """What a section's first two steps ask for."""
     half: dict[str, Any] = {"dtype": torch.bfloat16}
     with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
@@ -47,6 +51,7 @@ def two_steps(form: str, height: int, width: int) -> tuple[tuple[str, int, int],
             guidance=torch.empty(1),
         )  # fmt: skip
         fused = AttentionBackend("fused", lambda q, _k, _v, _m: torch.empty_like(q), lambda _: None)
+        attention = fused if windows is None else sparse(fused, windows)
         prompt, target = _prompt(model), frames(9)
         with torch.no_grad(), Trace(model) as trace:
             blocks = (*model.transformer_blocks, *model.single_transformer_blocks)
@@ -54,7 +59,7 @@ def two_steps(form: str, height: int, width: int) -> tuple[tuple[str, int, int],
                 block.register_forward_pre_hook(partial(_note, trace, number))
             section = model.embed_section(context, target)
             for _ in range(2):
-                model(target, torch.empty(1), told, context, attention=fused, prompt=prompt,
+                model(target, torch.empty(1), told, context, attention=attention, prompt=prompt,
                       section=section)  # fmt: skip
     return tuple(trace.events)
 
@@ -81,6 +86,35 @@ def test_the_first_plan_holds(form: str, size: tuple[int, int]):
         plan = plan_memory(budget, asked).phase(DENOISE)
         if plan.shortage == 0:
             replay(events, plan, Allocator(budget.allocator))
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [
+        Windows(10, 13, 5),
+        pytest.param(Windows(30, 13, 7), marks=SLOW),
+        pytest.param(Windows(7, 7, 9), marks=SLOW),
+    ],
+)
+def test_sparse_attention_needs_no_more_at_the_worst_moment(windows: Windows):
+    """What it gathers is less than what a block has let go by then."""
+    dense, gathering = two_steps("auto", 480, 832), two_steps("auto", 480, 832, windows)
+    assert len(gathering) > len(dense)
+    assert _most(gathering) < 1.01 * _most(dense)
+
+
+def _most(events: tuple[tuple[str, int, int], ...]) -> int:
+    """Bytes alive at the worst moment."""
+    alive: dict[int, int] = {}
+    now = most = 0
+    for kind, number, size in events:
+        if kind == "+":
+            alive[number] = size
+            now += size
+        elif kind == "-":
+            now -= alive.pop(number)
+        most = max(most, now)
+    return most
 
 
 def test_the_model_of_the_allocator_sees_too_many_blocks():

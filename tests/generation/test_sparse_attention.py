@@ -134,16 +134,17 @@ def test_windows_go_through_what_has_the_same_tokens(
     target = LatentFrames(torch.randn(1, 4, 3, 12, 16), torch.tensor([[5, 6, 7]]))
     section = model.embed_section(context, target)
     assert section.grid == grid
-    seen: list[TokenLayout] = []
+    seen: list[tuple[TokenLayout, float]] = []
 
-    def over(layout: TokenLayout, _: torch.device) -> AttentionBackend:
-        seen.append(layout)
+    def over(layout: TokenLayout, _: torch.device, depth: float) -> AttentionBackend:
+        seen.append((layout, depth))
         return SDPA
 
     told = conditioning(0)
     model(target, torch.tensor([500.0]), told, context, attention=replace(SDPA, for_layout=over))
     coarse = section.rope.tokens - math.prod(grid)
-    assert seen == [TokenLayout(coarse, grid, told.text.shape[1])]
+    layout = TokenLayout(coarse, grid, told.text.shape[1])
+    assert seen == [(layout, pytest.approx(i / 3)) for i in (1, 2, 3)]
 
 
 def test_the_prompt_is_refined_by_all_of_itself():

@@ -72,7 +72,7 @@ def test_equals_a_masked_reference(case: int, dense: AttentionBackend):
     layout = TokenLayout(context, grid, text)
     assert not windows.cover(grid)
     q, k, v = tokens(layout)
-    kernel = sparse(dense, windows).over(layout, CPU)
+    kernel = sparse(dense, windows).over(layout, CPU, 1.0)
     want = masked(q, k, v, layout, windows)
     torch.testing.assert_close(kernel(q, k, v), want, atol=1e-12, rtol=0)
     assert (want - dense(q, k, v)).abs().max() > 0.01  # there was something to leave out
@@ -86,13 +86,23 @@ def test_is_dense_where_everything_is_in_sight(case: int):
     # The gathering itself, which over() would leave out.
     got = WindowAttention(SDPA, plan(windows, layout, CPU))(q, k, v, None)
     torch.testing.assert_close(got, SDPA(q, k, v), atol=1e-6, rtol=0)
-    kernel = sparse(SDPA, windows).over(layout, CPU)
+    kernel = sparse(SDPA, windows).over(layout, CPU, 1.0)
     assert kernel(q, k, v).equal(SDPA(q, k, v))
 
 
 def test_small_grids_are_dense_to_the_bit():
     layout = TokenLayout(3, (9, 4, 6), 2)
-    assert sparse(SDPA, Windows(10, 13, 5)).over(layout, CPU) is SDPA
+    assert sparse(SDPA, Windows(10, 13, 5)).over(layout, CPU, 1.0) is SDPA
+
+
+def test_the_first_blocks_of_a_deep_network_are_dense():
+    kernel, layout = sparse(SDPA, Windows(2, 2, 1)), TokenLayout(3, (2, 6, 6), 2)
+
+    def dense(blocks: int) -> list[int]:
+        return [i for i in range(blocks) if kernel.over(layout, CPU, (i + 1) / blocks) is SDPA]
+
+    assert dense(60) == [0, 1]
+    assert dense(7) == []
 
 
 def test_is_dense_before_it_knows_a_layout():
@@ -110,7 +120,7 @@ def test_keys_that_are_masked_stay_so():
     mask = torch.ones(3, n, dtype=torch.bool)
     for row, length in enumerate((6, 2, 4)):
         mask[row, n - 6 + length :] = False
-    kernel = sparse(SDPA, windows).over(layout, CPU)
+    kernel = sparse(SDPA, windows).over(layout, CPU, 1.0)
     got = kernel(q, k, v, mask)
     for row, length in enumerate((6, 2, 4)):
         keep = n - 6 + length
@@ -161,7 +171,7 @@ def test_gradients_are_those_of_the_masked_reference():
     weight = torch.randn(2, 81, 3, 8, generator=torch.Generator().manual_seed(1)).double()
     grads: list[tuple[Tensor, ...]] = []
     for attend in (
-        lambda *x: sparse(SDPA, windows).over(layout, CPU)(*x),
+        lambda *x: sparse(SDPA, windows).over(layout, CPU, 1.0)(*x),
         lambda q, k, v: masked(q, k, v, layout, windows),
     ):
         inputs = [x.requires_grad_() for x in tokens(layout)]
@@ -173,10 +183,10 @@ def test_gradients_are_those_of_the_masked_reference():
 def test_one_object_a_layout():
     kernel, windows = sparse(SDPA, Windows(2, 2, 1)), Windows(2, 2, 1)
     layout = TokenLayout(3, (2, 6, 6), 2)
-    assert kernel.over(layout, CPU) is kernel.over(TokenLayout(3, (2, 6, 6), 2), CPU)
-    assert kernel.over(layout, CPU) is sparse(SDPA, windows).over(layout, CPU)
-    assert kernel.over(layout, CPU) is not kernel.over(TokenLayout(3, (2, 6, 8), 2), CPU)
-    assert SDPA.over(layout, CPU) is SDPA
+    assert kernel.over(layout, CPU, 1.0) is kernel.over(TokenLayout(3, (2, 6, 6), 2), CPU, 1.0)
+    assert kernel.over(layout, CPU, 1.0) is sparse(SDPA, windows).over(layout, CPU, 1.0)
+    assert kernel.over(layout, CPU, 1.0) is not kernel.over(TokenLayout(3, (2, 6, 8), 2), CPU, 1.0)
+    assert SDPA.over(layout, CPU, 1.0) is SDPA
 
 
 @pytest.mark.parametrize(("size", "margin"), product((1, 2, 3, 7, 50), (0, 1, 4, 60)))

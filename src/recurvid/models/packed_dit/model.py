@@ -251,16 +251,24 @@ class PackedDiT(nn.Module):
         shared = BlockInputs(
             rope=section.rope.with_still_tokens(text.shape[1]),
             mask=None if mask is None else F.pad(mask, (n, 0), value=True),
-            attention=attention.over(layout, image.device),
+            attention=attention,
             temb=prompt.temb,
         )
+        double, device = len(self.transformer_blocks), image.device
+        count = double + len(self.single_transformer_blocks)
+
+        def shared_by(number: int) -> BlockInputs:
+            kernel = attention.over(layout, device, (number + 1) / count)
+            return replace(shared, attention=kernel)
+
         for i, block in enumerate(self.transformer_blocks):
-            image, text = block(image, text, shared, vectors.double[i] if vectors else None)
+            told = vectors.double[i] if vectors else None
+            image, text = block(image, text, shared_by(i), told)
             yield image
         x = torch.cat([image, text], dim=1)
         del image, text
         for i, block in enumerate(self.single_transformer_blocks):
-            x = block(x, shared, vectors.single[i] if vectors else None)
+            x = block(x, shared_by(double + i), vectors.single[i] if vectors else None)
             yield x[:, :n]
 
     @torch.no_grad()

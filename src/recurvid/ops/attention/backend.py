@@ -77,7 +77,8 @@ class AttentionBackend:
             never takes them.
         untested: no version of its library has run with this code; the call was only checked
             against the library's documented signature.
-        for_layout: what it is for a layout on a device; None where it asks nothing about them.
+        for_layout: what it is for a layout, on a device, in a block at some depth (see ``over``);
+            None where it asks nothing about them.
     """
 
     name: str
@@ -85,11 +86,15 @@ class AttentionBackend:
     why_not: Callable[[AttentionSpec], str | None]
     exact: bool = True
     untested: bool = False
-    for_layout: Callable[[TokenLayout, torch.device], AttentionBackend] | None = None
+    for_layout: Callable[[TokenLayout, torch.device, float], AttentionBackend] | None = None
 
-    def over(self, layout: TokenLayout, device: torch.device) -> AttentionBackend:
-        """The kernel for a sequence of this layout; the same object for the same layout."""
-        return self if self.for_layout is None else self.for_layout(layout, device)
+    def over(self, layout: TokenLayout, device: torch.device, depth: float) -> AttentionBackend:
+        """The kernel of a block over a sequence of this layout; for the same, the same object.
+
+        Args:
+            depth: how much of the network is done after the block, up to 1 after the last.
+        """
+        return self if self.for_layout is None else self.for_layout(layout, device, depth)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend; (b, n, heads, head_dim) in and out."""

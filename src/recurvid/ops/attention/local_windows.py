@@ -21,13 +21,16 @@ from recurvid.ops.attention.windows import Axis, Windows
 #: Keys gathered for one call, in tokens, over those of the whole sequence: what windows share is
 #: there once for each, and that memory is bounded so.
 AT_ONCE = 2.0
+#: So much of the network attends to everything, as do a run's first steps: two of the 13B model's
+#: 60 blocks, none of a small one. In the bundled model errors of the first two blocks weigh most.
+DENSE_DEPTH = 1 / 30
 
 
 def sparse(dense: AttentionBackend, windows: Windows) -> AttentionBackend:
     """A kernel that is ``dense`` until it is told the layout of the tokens that it will see."""
 
-    def over(layout: TokenLayout, device: torch.device) -> AttentionBackend:
-        return _over(dense, windows, layout, device)
+    def over(layout: TokenLayout, device: torch.device, depth: float) -> AttentionBackend:
+        return dense if depth <= DENSE_DEPTH else _over(dense, windows, layout, device)
 
     return replace(dense, name=f"{dense.name}, windows {windows}", for_layout=over)
 
