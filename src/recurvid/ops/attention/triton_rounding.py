@@ -32,32 +32,30 @@ if AVAILABLE:
 
     @triton.jit(do_not_specialize=["n", "chunks"])
     def attention_survey_kernel(  # noqa: PLR0913, D103 - a kernel's signature is its data
-        k, v, parts, n, heads, chunks, CHANNELS: tl.constexpr, CHUNK: tl.constexpr,
+        x, parts, n, heads, chunks, CHANNELS: tl.constexpr, CHUNK: tl.constexpr,
         TOKENS: tl.constexpr,
     ):  # fmt: skip
         # Sum, smallest and largest of every channel over some tokens.
         chunk, line = tl.program_id(0), tl.program_id(1)
         batch, head = line // heads, line % heads
         channel = tl.arange(0, CHANNELS)
-        for which in tl.static_range(2):
-            x = k if which == 0 else v
-            total = tl.zeros((TOKENS, CHANNELS), dtype=tl.float32)
-            low = tl.full((TOKENS, CHANNELS), float("inf"), dtype=tl.float32)
-            high = tl.full((TOKENS, CHANNELS), float("-inf"), dtype=tl.float32)
-            for start in tl.static_range(0, CHUNK, TOKENS):
-                token = chunk * CHUNK + start + tl.arange(0, TOKENS)
-                inside = (token < n)[:, None]
-                row = (batch.to(tl.int64) * n + token) * heads + head
-                at = x + row[:, None] * CHANNELS + channel[None, :]
-                y = tl.load(at, mask=inside, other=0).to(tl.float32)
-                total += y
-                low = tl.minimum(low, tl.where(inside, y, float("inf")))
-                high = tl.maximum(high, tl.where(inside, y, float("-inf")))
-            to = parts + ((3 * which * tl.num_programs(1) + line) * chunks + chunk) * CHANNELS
-            step = tl.num_programs(1) * chunks * CHANNELS
-            tl.store(to + channel, tl.sum(total, axis=0))
-            tl.store(to + step + channel, tl.min(low, axis=0))
-            tl.store(to + 2 * step + channel, tl.max(high, axis=0))
+        total = tl.zeros((TOKENS, CHANNELS), dtype=tl.float32)
+        low = tl.full((TOKENS, CHANNELS), float("inf"), dtype=tl.float32)
+        high = tl.full((TOKENS, CHANNELS), float("-inf"), dtype=tl.float32)
+        for start in tl.static_range(0, CHUNK, TOKENS):
+            token = chunk * CHUNK + start + tl.arange(0, TOKENS)
+            inside = (token < n)[:, None]
+            row = (batch.to(tl.int64) * n + token) * heads + head
+            at = x + row[:, None] * CHANNELS + channel[None, :]
+            y = tl.load(at, mask=inside, other=0).to(tl.float32)
+            total += y
+            low = tl.minimum(low, tl.where(inside, y, float("inf")))
+            high = tl.maximum(high, tl.where(inside, y, float("-inf")))
+        to = parts + (line * chunks + chunk) * CHANNELS + channel
+        step = tl.num_programs(1) * chunks * CHANNELS
+        tl.store(to, tl.sum(total, axis=0))
+        tl.store(to + step, tl.min(low, axis=0))
+        tl.store(to + 2 * step, tl.max(high, axis=0))
 
     @triton.jit(do_not_specialize=["n", "chunks"])
     def attention_settle_kernel(  # noqa: D103
@@ -199,9 +197,10 @@ def rounded(q: Tensor, k: Tensor, v: Tensor, *, whole: bool, narrow_v: bool = Tr
     device = q.device
     parts = torch.empty(6, lines, chunks, channels, device=device)
     shared, reach = (torch.empty(2, b, heads, channels, device=device) for _ in range(2))
-    attention_survey_kernel[(chunks, lines)](
-        k, v, parts, n_k, heads, chunks, CHANNELS=channels, CHUNK=CHUNK, TOKENS=32, num_warps=4
-    )
+    for x, part in ((k, parts[:3]), (v, parts[3:])):
+        attention_survey_kernel[(chunks, lines)](
+            x, part, n_k, heads, chunks, CHANNELS=channels, CHUNK=CHUNK, TOKENS=16, num_warps=4
+        )
     attention_settle_kernel[(lines,)](
         parts, shared, reach, n_k, chunks, CHANNELS=channels, MANY=32, num_warps=4
     )
