@@ -36,6 +36,13 @@ CAPPED = """\
 Whole runs under a budget; another process holds the rest of the card. Text encoders,
 picture encoder, autoencoder, denoising of every section, decode, all at full size."""
 
+REST = """\
+## Elsewhere
+
+- Step caches of the bundled model, on a CPU: [what they cost](../concepts/caches.md#what-it-costs).
+- What other cards would take: [computed, not measured](../guide/performance.md#other-cards).
+- The first video on a CPU: [README](../../README.md#four-commands)."""
+
 
 def results(pattern: str) -> list[tuple[str, dict[str, Any]]]:
     """Names and contents of the files of a pattern, oldest first."""
@@ -43,9 +50,9 @@ def results(pattern: str) -> list[tuple[str, dict[str, Any]]]:
     return [(path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
 
 
-def measured() -> str:
+def tables() -> list[str]:
     """Steps, attention kernels, streaming, decodes and whole runs, as they were measured."""
-    lines = [HEAD, "# Measured on a card", "", "## Steps", "", *INTRODUCTION.splitlines(), ""]
+    lines = ["## Steps", "", *INTRODUCTION.splitlines(), ""]
     for name, result in results("step-speed-*.json"):
         lines += _steps(name, result)
     for name, result in results("attention-speed-*.json"):
@@ -63,7 +70,7 @@ def measured() -> str:
     lines += ["## Whole runs under a budget", "", *CAPPED.splitlines(), ""]
     for name, result in results("memory-cap-full-*.json"):
         lines += _capped(name, result)
-    return "\n".join(lines).rstrip() + "\n"
+    return [*lines, REST]
 
 
 def _heading(name: str, result: dict[str, Any]) -> list[str]:

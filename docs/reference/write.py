@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from measurements import measured
+from claims import measured
 from parts import PARTS, ROOT, replaced
 
 import recurvid.errors

@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.e2e.model_folders import write_small_model
 from tests.generation.sessions import write_picture
@@ -43,11 +44,13 @@ def test_it_runs_and_draws(
     save_quantized(dit.state_dict(), model / "dit.safetensors")
     picture = write_picture(tmp_path / "picture.png")
     base = ["cache_curve", "--model", str(model), "--seconds", "1"]
-    base += ["--case", str(picture), "pan left", "--case", str(picture), "zoom in"]
+    base += ["--case", str(picture), "pan left"]
     base += ["--size", "64x48", "--steps", "6", "--device", "cpu"]
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
 
-    monkeypatch.setattr(sys, "argv", [*base, "--save-calibration"])
+    monkeypatch.setattr(
+        sys, "argv", [*base, "--case", str(picture), "zoom in", "--save-calibration"]
+    )
     assert script.main() == 0
     saved = Calibration.load(model / "magcache.json")
     assert list(saved.runs) == [6]
@@ -75,3 +78,13 @@ def test_it_runs_and_draws(
     told = sum(p["psnr"] is not None for p in points)
     assert len(dots) == 2 * told + 2 * (len(points) - 1) + len(CACHES)
     assert "teacache" in capsys.readouterr().out
+
+
+def test_likeness_is_over_all_videos_and_of_the_worst(script: Any) -> None:
+    plain = np.full((2, 16, 16, 3), 100, dtype=np.uint8)
+    near, far = plain + np.uint8(2), plain + np.uint8(8)
+    psnr, worst, ssim = script.likeness([near, far], [plain, plain])
+    assert psnr == pytest.approx(10 * np.log10(255**2 / ((4 + 64) / 2)))
+    assert worst == pytest.approx(10 * np.log10(255**2 / 64))
+    assert 0.9 < ssim < 1
+    assert script.likeness([plain], [plain]) == (None, None, 1.0)
