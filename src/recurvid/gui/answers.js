@@ -12,14 +12,20 @@
 	let joining = 0; // events on their way to the server
 	let heard = Promise.resolve(); // settled once the page knows of the last end
 
+	const told = async (read) => {
+		try {
+			return (await read()) ?? {};
+		} catch {
+			return {}; // of somebody in between, and for the page to judge
+		}
+	};
+
 	const join = async (...request) => {
 		joining++;
 		try {
 			const answer = await send(...request);
-			if (answer.ok) {
-				const { event_id: event } = await answer.clone().json();
-				if (!early.delete(event)) waiting.add(event);
-			}
+			const { event_id: event } = answer.ok ? await told(() => answer.clone().json()) : {};
+			if (event && !early.delete(event)) waiting.add(event);
 			await heard;
 			return answer;
 		} finally {
@@ -27,9 +33,9 @@
 		}
 	};
 
-	const answered = (message) => {
+	const answered = async (message) => {
 		if (!message.includes("process_completed")) return;
-		const { msg, event_id: event } = JSON.parse(message.replace(/^data:/, ""));
+		const { msg, event_id: event } = await told(() => JSON.parse(message.replace(/^data:/, "")));
 		if (msg === "process_completed" && !waiting.delete(event)) early.add(event);
 	};
 
@@ -61,7 +67,7 @@
 				if (message?.includes('"msg":"close_stream"')) {
 					end = message;
 				} else if (message !== null) {
-					answered(message);
+					await answered(message);
 					return page.enqueue(encoder.encode(message));
 				} else if (end === null) {
 					waiting.clear();
