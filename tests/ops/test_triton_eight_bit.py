@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from recurvid.errors import ComponentError
+from recurvid.ops.attention import triton_eight_bit
 from recurvid.ops.attention.backend import AttentionSpec
 from recurvid.ops.attention.eight_bit import simulated_by_token
+from recurvid.ops.attention.gluon_hopper import HOPPER_TILES
 from recurvid.ops.attention.reference import REFERENCE
 from recurvid.ops.attention.registry import attention_backend
-from recurvid.ops.attention.triton_eight_bit import CHOICE, TILES, eight_bit_attention
+from recurvid.ops.attention.triton_eight_bit import CHOICE, TILES, chosen, eight_bit_attention
 from recurvid.ops.attention.triton_rounding import AVAILABLE, GROUP, PAD, order_of, padded
 
 needs_triton = pytest.mark.skipif(not AVAILABLE, reason="Triton is not installed")
@@ -143,10 +145,14 @@ def test_tokens_fill_whole_tiles():
     assert all(PAD % tile.keys == 0 and PAD % tile.rows == 0 for tile in TILES.values())
 
 
-def test_every_card_has_a_tile():
-    assert set(CHOICE.values()) <= set(TILES)
+def test_every_card_has_a_tile(monkeypatch):
+    assert set(CHOICE.values()) <= {*TILES, *HOPPER_TILES}
     assert list(CHOICE) == sorted(CHOICE, reverse=True)
-    assert min(CHOICE) == (8, 0)
+    assert [chosen(card) for card in ((8, 0), (8, 9), (12, 1))] == 3 * ["128x64-wide"]
+    monkeypatch.setitem(CHOICE, (9, 0), "hopper")
+    for gluon, name in ((True, "hopper"), (False, "128x64")):
+        monkeypatch.setattr(triton_eight_bit, "GLUON", gluon)
+        assert chosen((9, 0)) == name
 
 
 def test_compiled_code_has_no_break():

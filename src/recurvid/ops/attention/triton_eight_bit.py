@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from recurvid.ops.attention.backend import AttentionBackend
+from recurvid.ops.attention.gluon_hopper import AVAILABLE as GLUON
 from recurvid.ops.attention.gluon_hopper import HOPPER_TILES, multiply_hopper
 from recurvid.ops.attention.requirements import Requirements
 from recurvid.ops.attention.sdpa import SHORT
@@ -216,12 +217,18 @@ def eight_bit_attention(q: Tensor, k: Tensor, v: Tensor, whole: bool, tile: str)
     narrow_v = card >= HAS_FP8
     given = rounded(q, k, v, whole=whole, narrow_v=narrow_v)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    name = tile or next(name for least, name in CHOICE.items() if card >= least)
+    name = tile or chosen(card)
     if name in HOPPER_TILES:
         multiply_hopper(given, out, k.shape[1], HOPPER_TILES[name])
     else:
         multiply(given, out, k.shape[1], TILES[name], engine=card >= HOPPER and narrow_v)
     return out
+
+
+def chosen(card: tuple[int, int]) -> str:
+    """The tile for a compute capability; without Gluon one that needs none."""
+    name = next(name for least, name in CHOICE.items() if card >= least)
+    return "128x64" if name in HOPPER_TILES and not GLUON else name
 
 
 @eight_bit_attention.register_fake
