@@ -22,9 +22,10 @@ from recurvid.errors import InputError, JobStateError, LimitError, Line, Schedul
 from recurvid.generation.memory_plan import PHASES
 from recurvid.generation.request import GenerationRequest
 from recurvid.gui import sayings
+from recurvid.gui.how_form import vram_from
 from recurvid.gui.words import LANGUAGES
 from recurvid.jobs.limits import Limits
-from recurvid.jobs.states import JobState
+from recurvid.jobs.states import HowToRun, JobState
 from recurvid.jobs.store import JobStore
 from recurvid.ops.attention.backend import AttentionSpec
 from recurvid.ops.attention.registry import ATTENTION
@@ -180,6 +181,16 @@ def test_a_wrong_field_is_said_in_japanese(values: dict[str, object], said: str)
     with pytest.raises(InputError) as caught:
         GenerationRequest.from_json(values)
     assert said in sayings.problem(LANGUAGES["ja"], caught.value)
+
+
+def test_a_choice_of_how_to_run_is_called_as_on_the_form():
+    with pytest.raises(InputError) as caught:
+        vram_from("much")
+    said = sayings.problem(LANGUAGES["ja"], caught.value)
+    assert said == "メモリの上限 (GiB)：「much」ではなく、数値を入力してください。"
+    with pytest.raises(InputError) as caught:
+        HowToRun(attention="\n")
+    assert sayings.problem(LANGUAGES["zh"], caught.value).startswith("注意力内核：不能设为")
 
 
 def test_what_has_no_sentence_is_said_in_english():

@@ -123,7 +123,7 @@ def vram_from(text: str | None) -> float | None:
     """
     if text is None or not text.strip():
         return None
-    amount = float(number_in("memory", text))
+    amount = float(number_in("vram", text))
     if not _LEAST <= amount <= _MOST:
         raise InputError(
             f"memory: {amount:g} GiB is not between {_LEAST} and {_MOST}",

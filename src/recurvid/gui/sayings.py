@@ -63,4 +63,6 @@ def _with(language: Language, said: str, detail: str) -> str:
 
 def _named(language: Language, name: str, value: Any) -> Any:
     """The word for a value that has one: a field, a kind, a choice, a part of a plan."""
-    return language.words.get(f"{name}.{value}", value)
+    groups = ("field", "how") if name == "field" else (name,)
+    found = (language.words.get(f"{group}.{value}") for group in groups)
+    return next((word for word in found if word is not None), value)
