@@ -15,7 +15,14 @@ import recurvid.gui
 from recurvid.generation.request import ORDERS, limits_of, request_fields
 from recurvid.gui.how_form import FIELDS
 from recurvid.gui.languages import english
-from recurvid.gui.words import LANGUAGES, duration, language_for, translations, word
+from recurvid.gui.words import (
+    LANGUAGES,
+    duration,
+    language_for,
+    time_left,
+    translations,
+    word,
+)
 from recurvid.jobs.states import HowToRun, JobState
 
 ENGLISH = LANGUAGES["en"].words
@@ -105,3 +112,14 @@ def test_gradio_gets_the_same_tables():
 )
 def test_lengths_of_time(seconds: float, said: str):
     assert duration(LANGUAGES["en"], seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-3.0, "5 s"), (1.0, "5 s"), (12.0, "10 s"), (58.0, "1 min 0 s"), (187.0, "3 min 5 s"),
+        (754.0, "13 min"), (3599.0, "1 h 0 min"), (7500.0, "2 h 5 min"),
+    ],
+)  # fmt: skip
+def test_what_is_left_is_said_as_a_guess(seconds: float, said: str):
+    assert time_left(LANGUAGES["en"], seconds) == said

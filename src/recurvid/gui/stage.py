@@ -10,7 +10,7 @@ from recurvid.gui import sayings
 from recurvid.gui.markup import badge, button, empty, is_stopping, link, resume
 from recurvid.gui.media import address
 from recurvid.gui.timeline import timeline
-from recurvid.gui.words import Language, duration
+from recurvid.gui.words import Language, time_left
 from recurvid.jobs.states import Job, JobState
 from recurvid.jobs.store import JobStore
 
@@ -138,7 +138,7 @@ def _bar(store: JobStore, job: Job, language: Language) -> str:
         left = job.progress.seconds_left
         time = language("time.unknown")
         if left is not None:
-            time = language("time.left", time=duration(language, left))
+            time = language("time.left", time=time_left(language, left))
         phase = language(f"phase.{job.progress.phase}")
         percent = 100 * job.progress.fraction
         return (

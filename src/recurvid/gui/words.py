@@ -7,7 +7,7 @@ is drawn here is written in the language that the browser asks for. Both read th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -45,7 +45,7 @@ class Language:
     """
 
     code: str
-    words: Mapping[str, str]
+    words: Mapping[str, str] = field(repr=False)
 
     def __call__(self, key: str, **values: Any) -> str:
         """The text of a key, plain: whoever writes it into HTML escapes it.
@@ -105,3 +105,11 @@ def duration(language: Language, seconds: float) -> str:
     if whole < 3600:
         return language("time.m", m=whole // 60, s=whole % 60)
     return language("time.h", h=whole // 3600, m=whole % 3600 // 60)
+
+
+def time_left(language: Language, seconds: float) -> str:
+    """What is left of a job, no finer than such a guess can be: "20 s", "3 min 5 s", "12 min"."""
+    whole = max(5.0, 5.0 * round(seconds / 5))
+    if whole < 600 or whole >= 3600:
+        return duration(language, whole)
+    return language("time.min", m=round(whole / 60))

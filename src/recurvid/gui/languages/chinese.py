@@ -133,6 +133,7 @@ WORDS: dict[str, str] = {
     "time.unknown": "剩余时间尚不清楚",
     "time.s": "{s} 秒",
     "time.m": "{m} 分 {s} 秒",
+    "time.min": "{m} 分钟",
     "time.h": "{h} 小时 {m} 分",
     "phase.": "正在启动",
     "phase.load": "载入模型",

@@ -116,6 +116,7 @@ WORDS: dict[str, str] = {
     "time.unknown": "time left: not known yet",
     "time.s": "{s} s",
     "time.m": "{m} min {s} s",
+    "time.min": "{m} min",
     "time.h": "{h} h {m} min",
     "phase.": "Starting",
     "phase.load": "Loading the model",

@@ -133,6 +133,7 @@ WORDS: dict[str, str] = {
     "time.unknown": "残り時間はまだ分かりません",
     "time.s": "{s} 秒",
     "time.m": "{m} 分 {s} 秒",
+    "time.min": "{m} 分",
     "time.h": "{h} 時間 {m} 分",
     "phase.": "開始中",
     "phase.load": "モデルの読み込み",
