@@ -17,6 +17,7 @@ from tests.jobs.fake_executors import NAME, asks
 from tests.jobs.queues import a_store, add, wait_for
 
 from recurvid.errors import InputError
+from recurvid.jobs import supervisor as supervisor_module
 from recurvid.jobs.claims import Claims
 from recurvid.jobs.limits import Limits
 from recurvid.jobs.slots import held
@@ -249,6 +250,27 @@ def test_no_device_that_can_start_is_a_pause(own_home: Path):
     with Supervisor(own_home, ("xpu",), executor=NAME):
         wait_for(lambda: store.queue_state().paused)
         assert "the worker for xpu cannot start: no xpu" in str(store.queue_state().reason)
+
+
+def test_a_worker_that_the_system_does_not_start_is_said(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = a_store(own_home)
+    id = add(store, asks()).id
+    monkeypatch.setattr(supervisor_module, "_REFUSED_SECONDS", 0.2)
+    with monkeypatch.context() as refusing, supervised(own_home) as supervisor:
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        refusing.setattr(supervisor_module.subprocess, "Popen", refuse)
+        wait_for(lambda: store.queue_state().paused)
+        text = "the worker for cpu cannot start (Permission denied)"
+        assert store.queue_state().reason == text
+        assert supervisor.workers()[0].pid is None
+        refusing.undo()
+        wait_for(lambda: store.get(id).state is S.DONE)
+        assert not store.queue_state().paused
 
 
 def test_what_a_dead_server_said_is_forgotten(own_home: Path):

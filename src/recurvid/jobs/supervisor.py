@@ -35,6 +35,7 @@ _RECOVER_SECONDS = 5.0
 #: time.
 _SHORT_LIFE = 5.0
 _LONGEST_WAIT = 30.0
+_REFUSED_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +227,16 @@ class _Post:
         return WorkerState(self.device, pid, alive, self._starts, self._last_end)
 
     def _start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE)
+        try:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE)
+        except OSError as error:  # no memory for a process, say
+            self._not_before = time.monotonic() + _REFUSED_SECONDS
+            self._last_end = f"not started: {error.strerror or error}"
+            logger.error("worker for %s: %s", self.device, error)
+            self._claims.note_pause(
+                self.slot, f"the worker for {self.device} cannot start ({error.strerror})"
+            )
+            return
         self._started = time.monotonic()
         self._starts += 1
         logger.info("worker for %s: process %d", self.device, self._process.pid)
