@@ -102,7 +102,8 @@ def child(args: argparse.Namespace) -> int:
 def say(result: dict[str, Any], args: argparse.Namespace) -> None:
     """How far, and the seconds to go: of this video by its pace, and until it is cut off."""
     steps, sections = result["step_seconds"], len(result["sections"])
-    words = [f"section {sections + 1} of {args.sections}", f"{len(steps)} steps"]
+    at = min(sections + 1, args.sections)
+    words = [f"section {at} of {args.sections}", f"{len(steps)} steps"]
     if len(steps) > 1:
         pace = sorted(steps[1:])[len(steps[1:]) // 2]
         decode = result["seconds"]["decode"] / max(1, sections)
