@@ -43,12 +43,11 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent), str(HERE)]
 
-import charts  # noqa: E402
 from card_memory import free_bytes  # noqa: E402
 from full_size import write_weights  # noqa: E402
+from whole_charts import beside, draw  # noqa: E402
 from whole_video import (  # noqa: E402
     MINUTE,
-    PHASES,
     RUNS,
     SECTIONS,
     STEPS,
@@ -88,6 +87,8 @@ def main() -> int:
             print(f"diffusers: {left:.0f} s left", flush=True)
             found["peer"] = peer(args, left)
             save(found, place, args)
+    beside(found)
+    save(found, place, args)
     draw(found, place)
     print(f"written: {place}", flush=True)
     failed = [n for n in names if "failed" in found["runs"].get(n, {})]
@@ -235,17 +236,6 @@ def peer(args: argparse.Namespace, left: float) -> dict[str, Any]:
     return json.loads(out.read_text()) if out.is_file() else {}
 
 
-def peer_seconds(found: dict[str, Any], way: str, sections: int = SECTIONS) -> dict[str, float]:
-    """A video of diffusers: a step's time by 25 and by the sections, one decode of 9, then 18s."""
-    step = found.get(way, {}).get("ms")
-    decodes = found.get("vae", {})
-    kind = "whole" if way == "resident" else "tiled"
-    if step is None or f"18 {kind}" not in decodes:
-        return {}
-    decode = decodes[f"9 {kind}"]["ms"] + (sections - 1) * decodes[f"18 {kind}"]["ms"]
-    return {"denoise": STEPS * sections * step / 1000, "decode": decode / 1000}
-
-
 # What is told
 
 
@@ -260,42 +250,6 @@ def tell(name: str, run: dict[str, Any]) -> None:
     peaks = ", ".join(f"{k} {v:.2f}" for k, v in sorted(run["peaks"].items()))
     print(f"  {run['seconds_a_frame']:.3f} s/frame ({run['seconds_a_frame_in_all']:.3f} in all), "
           f"step {run['step_seconds_median']:.3f} s; {phases}\n  {peaks}", flush=True)  # fmt: skip
-
-
-def draw(found: dict[str, Any], place: Path) -> None:
-    """The stacked bars, and the minute's lines."""
-    runs = {n: r for n, r in found["runs"].items() if r.get("frames") and n != "minute"}
-    rows: list[tuple[str, dict[str, float]]] = []
-    for name, run in runs.items():
-        rows.append((name, {p: run["seconds"][p] / run["frames"] for p in PHASES}))
-    frames = 1 + 36 * SECTIONS
-    for way in ("resident", "offload"):
-        seconds = peer_seconds(found.get("peer", {}), way)
-        if seconds:
-            rows.append((f"diffusers, {way}", {k: v / frames for k, v in seconds.items()}))
-    steps = {run["steps"] for run in runs.values()}
-    said = "/".join(map(str, sorted(steps)))
-    title = f"Three sections of {found['size']}, {said} steps, on {found['card']}"
-    note = (
-        f"{found['date']}. diffusers is computed from its step and its decodes, measured in the "
-        "same command; encoding and loading are not in it."
-    )
-    if steps - {STEPS}:
-        note = f"diffusers with {STEPS} steps. {note}"
-    if rows:
-        place.with_suffix(".svg").write_text(charts.bars(title, rows, "seconds a frame", note))
-    minute = found["runs"].get("minute", {})
-    if minute.get("sections"):
-        rows_of = minute["sections"]
-        panels = [
-            ("seconds of a section", {p: [s[p] for s in rows_of] for p in ("denoise", "decode")}),
-            ("memory, GiB", {n.removesuffix("_gib"): [s.get(n, 0.0) for s in rows_of]
-                             for n in ("reserved_gib", "device_gib", "process_gib")}),
-        ]  # fmt: skip
-        title = f"{len(rows_of)} sections of {found['size']} under --vram 6, {found['card']}"
-        note = f"{found['date']}; {minute['steps']} steps a section, {minute['frames']} frames"
-        path = place.with_name(place.stem + "-minute.svg")
-        path.write_text(charts.lines(title, panels, "section, first to last", note))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,8 @@ def tables() -> list[str]:
     lines += ["## Whole runs under a budget", "", *CAPPED.splitlines(), ""]
     for name, result in results("memory-cap-full-*.json"):
         lines += _capped(name, result)
+    for name, result in results("whole-run-[0-9]*.json"):
+        lines += _whole(name, result)
     return [*lines, REST]
 
 
@@ -193,6 +195,38 @@ def _capped(name: str, result: dict[str, Any]) -> list[str]:
     lines += _table(("GiB", "most", "limit", "of it"), *rows)
     note = result.get("correction", {}).get("note")
     return [*lines, *([note, ""] if note else [])]
+
+
+def _whole(name: str, result: dict[str, Any]) -> list[str]:
+    lines = [f"### {name}", "", "`python benchmarks/whole_run.py`", ""]
+    peer = result.get("peer_seconds_a_frame", {})
+    said = ", ".join(f"{way} {seconds:.2f}" for way, seconds in peer.items())
+    lines += [f"{result['card']}, torch {result['torch']}, {result['size']};"]
+    lines += [f"diffusers, computed from its steps and decodes, s/frame: {said or 'not run'}.", ""]
+    known = {n: run for n, run in result["runs"].items() if run.get("frames")}
+    rows = [
+        (
+            f"{run_name}{' (cut off)' if 'failed' in run else ''}",
+            f"{len(run['sections'])} of {run['steps']} steps",
+            f"{run['seconds_a_frame']:.3f}",
+            f"{run['times_peer']:.2f}" if "times_peer" in run else "",
+            f"{run['step_seconds_median']:.3f}",
+            ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in run["seconds"].items()),
+            *(
+                f"{run['peaks'][key]:.2f}" if key in run["peaks"] else ""
+                for key in ("reserved_gib", "device_gib", "process_gib")
+            ),
+        )
+        for run_name, run in known.items()
+    ]
+    head = ("run", "sections", "s/frame", "times diffusers", "a step, s", "phases, s",
+            "GiB reserved", "of the card", "of memory")  # fmt: skip
+    failed = [n for n, run in result["runs"].items() if "failed" in run and n not in known]
+    drawn = [
+        f"![phases](../../benchmarks/results/{file.name})"
+        for file in sorted(RESULTS.glob(f"{name}*.svg"))
+    ]
+    return [*lines, *_table(head, *rows), *_failed(failed), *drawn, *([""] if drawn else [])]
 
 
 def peak(result: dict[str, Any], key: str) -> float:
