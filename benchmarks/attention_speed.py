@@ -2,16 +2,19 @@
 
     python benchmarks/attention_speed.py                # H100: a minute
     python benchmarks/attention_speed.py --only cudnn,saved:t128x176
+    python benchmarks/attention_speed.py --tiny         # any machine: tries the script
 
 Inputs are as a model's: q and k out of an RMS norm, V with a part that all tokens share. Errors
 are against fp64 arithmetic at 517 queries and 1,031 keys, and against cuDNN's bf16 at full size.
 A kernel may crash or hang, so each runs in a process that is ended after --limit seconds without
-a word, and the next ones go on in a new one. Results: attention-speed.json in $OUT.
+a word, and the next ones go on in a new one. Everything known is in attention-speed-DATE.json, in
+$OUT or benchmarks/results, after each process.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import queue
@@ -26,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
 
 TOKENS, HEADS, CHANNELS = 18_755, 24, 128
+TINY_TOKENS, TINY_HEADS = 256, 2
 LIMITS = {True: 1e-2, False: 0.1}  # of the error, by exactness
 
 
@@ -36,16 +40,17 @@ def main() -> int:
     parser.add_argument("--only", help="comma separated names")
     parser.add_argument("--limit", type=float, default=25, help="seconds without a word")
     parser.add_argument("--seconds", type=float, default=100, help="for everything")
+    parser.add_argument("--tiny", action="store_true", help="a short one on the CPU")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        return child(args.child.split(","))
+        return child(args.child.split(","), tiny=args.tiny)
     names = args.only.split(",") if args.only else candidates()
     end = time.perf_counter() + args.seconds
     found: dict[str, dict] = {}
     while names and time.perf_counter() < end:
-        names = run(names, found, args.limit, end)
-        save(found)
+        names = run(names, found, args.limit, end, tiny=args.tiny)
+        save(found, tiny=args.tiny)
     return 0
 
 
@@ -60,9 +65,11 @@ def candidates() -> list[str]:
     return [*given, *(f"saved:{name}" for name in saved)]
 
 
-def run(names: list[str], found: dict[str, dict], limit: float, end: float) -> list[str]:
+def run(
+    names: list[str], found: dict[str, dict], limit: float, end: float, *, tiny: bool
+) -> list[str]:
     """One process for these kernels; returns those that it has not come to."""
-    words = [sys.executable, __file__, "--child", ",".join(names)]
+    words = [sys.executable, __file__, "--child", ",".join(names), *["--tiny"] * tiny]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     said: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=listen, args=(process, said), daemon=True).start()
@@ -110,13 +117,14 @@ def told(fact: dict) -> str:
     )
 
 
-def save(found: dict[str, dict]) -> None:
+def save(found: dict[str, dict], *, tiny: bool) -> None:
     folder = Path(os.environ.get("OUT") or HERE / "results")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "attention-speed.json").write_text(json.dumps(found, indent=1) + "\n")
+    name = f"attention-speed-{'tiny-' * tiny}{datetime.date.today()}.json"
+    (folder / name).write_text(json.dumps(found, indent=1) + "\n")
 
 
-def child(names: list[str]) -> int:
+def child(names: list[str], *, tiny: bool) -> int:
     """Try the kernels; a line of JSON when one begins and when it is known."""
     import own_tiles
     import saved_kernels
@@ -126,9 +134,11 @@ def child(names: list[str]) -> int:
 
     torch.set_grad_enabled(False)
     known = {**ATTENTION, **saved_kernels.backends(), **own_tiles.backends()}
-    inputs = [drawn(517, 1031, 3), drawn(TOKENS, TOKENS, HEADS)]
+    device = torch.device("cpu" if tiny else "cuda")
+    tokens, heads = (TINY_TOKENS, TINY_HEADS) if tiny else (TOKENS, HEADS)
+    inputs = [drawn(517, 1031, 3, device), drawn(tokens, tokens, heads, device)]
     truth = ATTENTION["reference"](*(x.double() for x in inputs[0]))
-    full = ATTENTION["torch-flash"](*inputs[1])
+    full = ATTENTION["sdpa" if tiny else "torch-flash"](*inputs[1])
     for name in names:
         print(json.dumps({"name": name, "begun": True}), flush=True)
         try:
@@ -136,16 +146,24 @@ def child(names: list[str]) -> int:
         except Exception as error:  # noqa: BLE001 - the next kernel must have its turn
             fact = {"failed": f"{type(error).__name__}: {str(error)[:600]}"}
         print(json.dumps({"name": name, **fact}), flush=True)
-        torch.cuda.synchronize()
+        finish(device)
     return 0
 
 
-def drawn(queries: int, keys: int, heads: int) -> tuple:
+def finish(device) -> None:
+    """Wait for a card."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def drawn(queries: int, keys: int, heads: int, device) -> tuple:
     """q, k (normed) and v of batch 1, bf16."""
     import torch
 
     def rand(n: int) -> torch.Tensor:
-        return torch.randn(1, n, heads, CHANNELS, device="cuda")
+        return torch.randn(1, n, heads, CHANNELS, device=device)
 
     q, k = (torch.nn.functional.rms_norm(rand(n), (CHANNELS,)) for n in (queries, keys))
     k = k + 0.5 * rand(1)
@@ -154,7 +172,6 @@ def drawn(queries: int, keys: int, heads: int) -> tuple:
 
 def tried(backend, inputs, truth, full) -> dict:
     """Errors, time of the kernel alone (where the call shows it) and of the whole call."""
-    import torch
     from model_parity_gpu import relative
     from step_speed import kernel_ms
 
@@ -166,12 +183,14 @@ def tried(backend, inputs, truth, full) -> dict:
         return {"failed": f"cannot be used: {reason}"}
     begun = time.perf_counter()
     error = relative(backend(*small), truth)
-    torch.cuda.synchronize()
+    device = small[0].device
+    finish(device)
     first = time.perf_counter() - begun
     error_full = relative(backend(*large), full)
-    call = kernel_ms(partial(backend, *large), torch.device("cuda"))
-    ms = longest_kernel(partial(backend, *large))
-    flop = 4.0 * TOKENS * TOKENS * HEADS * CHANNELS
+    call = kernel_ms(partial(backend, *large), device)
+    ms = longest_kernel(partial(backend, *large)) if device.type == "cuda" else call
+    tokens, heads = large[0].shape[1:3]
+    flop = 4.0 * tokens * tokens * heads * CHANNELS
     right = error <= LIMITS[backend.exact] and error_full <= LIMITS[backend.exact]
     return {"ms": ms, "tflops": flop / ms / 1e9, "call_ms": call, "error": error, "right": right,
             "error_full": error_full, "first_s": first, "exact": backend.exact}  # fmt: skip
