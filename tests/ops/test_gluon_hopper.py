@@ -229,7 +229,8 @@ def language(program: tuple[int, int]) -> Any:
         full=lambda shape, x, kind, _: values(torch.full(shape, x, dtype=kind)),
         zeros=lambda shape, kind, _: values(torch.zeros(shape, dtype=kind)),
         max=lambda x, axis: x.amax(axis), sum=lambda x, axis: x.sum(axis),
-        maximum=torch.maximum, exp2=torch.exp2, expand_dims=lambda x, axis: x.unsqueeze(axis),
+        maximum=torch.maximum, fma=lambda a, b, c: a * b + c, exp2=torch.exp2,
+        expand_dims=lambda x, axis: x.unsqueeze(axis),
         split=lambda x: (x[..., 0], x[..., 1]), join=lambda a, b: values(torch.stack([a, b], -1)),
         convert_layout=lambda x, *_, **__: x, SliceLayout=lambda *_: None,
         NVMMADistributedLayout=lambda *_: None, DotOperandLayout=lambda *_: None,
@@ -240,7 +241,7 @@ def as_python(program: tuple[int, int]) -> Any:
     """The kernel over torch."""
     names: dict[str, Any] = {
         "gl": language(program), "mbarrier": Mbarrier, "warpgroup_mma": start,
-        "warpgroup_mma_wait": finish, "tma": SimpleNamespace(async_copy_global_to_shared=copy),
+        "warpgroup_mma_wait": finish, "fetch_tile": copy,
         "fence_async_shared": lambda: None, "range": range, "__builtins__": __builtins__,
     }  # fmt: skip
     for name in ("MAGIC", "MAGIC_BITS", "LIFT", "HALF"):

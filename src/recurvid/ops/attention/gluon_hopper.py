@@ -37,6 +37,8 @@ AVAILABLE = triton is not None
 ROWS = 128  # queries of a program
 
 if AVAILABLE:
+    # Newer ones have another name for it.
+    fetch_tile = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
     MAGIC = gl.constexpr(12582912.0)  # see triton_eight_bit
     MAGIC_BITS = gl.constexpr(0x4B400000)
     LIFT = gl.constexpr(8.75)
@@ -53,19 +55,17 @@ if AVAILABLE:
         mbarrier.expect(q_ready, 2 * q.block_type.nbytes)
         for group in gl.static_range(2):
             at = line * padded_q + first + group * HALF
-            tma.async_copy_global_to_shared(q, [at, 0], q_ready, q_all.index(group))
+            fetch_tile(q, [at, 0], q_ready, q_all.index(group))
         for turn in range(turns):
             stage = turn % stages
             # Values of a turn are the last that is read of its stage.
             mbarrier.wait(free.index(stage), ((turn // stages) & 1) ^ 1)
             mbarrier.expect(k_ready.index(stage), k.block_type.nbytes)
             at = line * padded_k + turn * keys
-            tma.async_copy_global_to_shared(k, [at, 0], k_ready.index(stage), k_all.index(stage))
+            fetch_tile(k, [at, 0], k_ready.index(stage), k_all.index(stage))
             mbarrier.expect(v_ready.index(stage), v.block_type.nbytes)
             at = turn * keys
-            tma.async_copy_global_to_shared(
-                v, [line * channels, at], v_ready.index(stage), v_all.index(stage)
-            )
+            fetch_tile(v, [line * channels, at], v_ready.index(stage), v_all.index(stage))
 
     @gluon.jit
     def start_scores(a, b, WHOLE: gl.constexpr, KEYS: gl.constexpr, layout: gl.constexpr):  # noqa: D103
@@ -82,11 +82,11 @@ if AVAILABLE:
         if WHOLE:
             s = s.to(gl.float32, bitcast=True)
             highest = gl.maximum((gl.max(s, axis=1) - MAGIC) * scale, top)
-            less = highest - LIFT + MAGIC * scale
+            shift = LIFT - highest - MAGIC * scale
         else:
             highest = gl.maximum(gl.max(s, axis=1) * scale, top)
-            less = highest - LIFT
-        p = gl.exp2(s * gl.expand_dims(scale, 1) - gl.expand_dims(less, 1))
+            shift = LIFT - highest
+        p = gl.exp2(gl.fma(s, gl.expand_dims(scale, 1), gl.expand_dims(shift, 1)))
         fade = gl.exp2(top - highest)
         total = total * fade + gl.sum(p, axis=1)
         return p, highest, total, fade
@@ -299,5 +299,5 @@ def multiply_hopper(given: Rounded, out: Tensor, keys: int, tile: HopperTile) ->
     hopper_attention_kernel[(triton.cdiv(n, ROWS), b * heads)](
         q, k, v, given.q_scale, given.v_mean, given.v_step, out, n, keys, padded_q, padded_k, heads,
         WHOLE=given.q.dtype == torch.int8, STAGES=tile.stages, APART=tile.apart, TURNS=tile.turns,
-        HELD=tile.held, num_warps=4,
+        HELD=tile.held, num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip

@@ -131,7 +131,7 @@ if AVAILABLE:
             b = keys_at(k, line, start, padded_k, ENGINE, CHANNELS, KEYS)
             s, offset, highest = scored(a, b, scale, WHOLE, ROWS, KEYS)
             top, total, sums, fade = brought_down(highest, top, total, sums, LAZY, APART)
-            p = tl.exp2(s * scale[:, None] - (offset + top - lift)[:, None])
+            p = tl.exp2(s * scale[:, None] + (-top - offset + lift)[:, None])
             total += tl.sum(p, axis=1)
             weight = handed_on(p.to(tl.float8e4nv), ROWS, KEYS) if NARROW_V else p.to(tl.float16)
             c = values_at(v, line, start, padded_k, ENGINE, NARROW_V, CHANNELS, KEYS)
@@ -259,7 +259,7 @@ def multiply(given: Rounded, out: Tensor, keys: int, tile: Tile, *, engine: bool
         WHOLE=given.q.dtype == torch.int8, NARROW_V=narrow_v, ENGINE=engine, CHANNELS=channels,
         ROWS=tile.rows, KEYS=tile.keys, STAGES=tile.stages, APART=tile.apart,
         SPECIAL=tile.special, LAZY=float(tile.lazy), num_warps=tile.warps,
-        num_stages=tile.stages,
+        num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
 
 
