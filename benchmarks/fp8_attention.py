@@ -1,13 +1,13 @@
 """Which tile of our own 8-bit attention is fastest, beside the kernels of others?
 
-    python benchmarks/fp8_attention.py            # H100: under a minute
+    python benchmarks/fp8_attention.py            # H100: about a minute
     python benchmarks/fp8_attention.py --all      # every tile, also those that look slow
     python benchmarks/fp8_attention.py --only fp8:hopper,fp8:128x64 --others cudnn,cudnn-fp8
 
 Two stages. First every tile runs at a small size, all at the same time and each in a process of its
 own: that compiles it, and whoever is wrong, crashes or hangs is out. Then attention_speed.py times
-those that are left at the model's size, one after the other. Results: attention-speed.json in $OUT,
-which step_speed.py reads for "@best-own" (and "@best" for 16 bits).
+those that are left at the model's size, one after the other. Results: attention-speed-DATE.json in
+$OUT, which step_speed.py reads for "@best-own" (and "@best" for 16 bits).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def main() -> int:
     parser.add_argument("--only", help="comma separated tiles, as fp8:hopper")
     parser.add_argument("--others", default=",".join(OTHERS), help="kernels to time beside them")
     parser.add_argument("--all", action="store_true", help="every tile there is")
-    parser.add_argument("--seconds", type=float, default=58, help="for everything")
-    parser.add_argument("--limit", type=float, default=30, help="seconds to compile and try one in")
+    parser.add_argument("--seconds", type=float, default=80, help="for everything")
+    parser.add_argument("--limit", type=float, default=45, help="seconds to compile and try one in")
     parser.add_argument("--try-one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.try_one:
@@ -46,12 +46,12 @@ def main() -> int:
     end = time.perf_counter() + args.seconds
     found: dict[str, dict] = {}
     others = [name for name in args.others.split(",") if name]
-    right = tried(chosen(args), min(args.limit, args.seconds / 2), found)
+    right = tried(chosen(args), min(args.limit, 0.6 * args.seconds), found)
     # Others first: a card that has none to compare with tells nothing.
     names = [*others, *right]
     while names and time.perf_counter() < end:
-        names = attention_speed.run(names, found, 15, end)
-        attention_speed.save(found)
+        names = attention_speed.run(names, found, 15, end, tiny=False)
+        attention_speed.save(found, tiny=False)
     table(found)
     return 0
 
@@ -103,7 +103,7 @@ def try_one(name: str) -> int:
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
         backend = own_tiles.backends()[name]
-        inputs = attention_speed.drawn(*SMALL)
+        inputs = attention_speed.drawn(*SMALL, torch.device("cuda"))
         reason = backend.why_not(AttentionSpec.of(inputs[0], None))
         if reason is not None:
             raise RuntimeError(f"cannot be used: {reason}")

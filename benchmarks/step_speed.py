@@ -419,9 +419,11 @@ class Run:
 
     def fastest(self, begin: tuple[str, ...]) -> str:
         """The fastest right kernel whose name begins so, by attention_speed.py's file."""
-        fresh = self.path.parent / "attention-speed.json"
-        kept = sorted((HERE / "results").glob("attention-speed-*.json"))
-        known = json.loads((fresh if fresh.is_file() or not kept else kept[-1]).read_text())
+        fresh, kept = (
+            sorted(folder.glob("attention-speed-2*.json"))
+            for folder in (self.path.parent, HERE / "results")
+        )
+        known = json.loads((fresh or kept)[-1].read_text())
         fit = {n: f["ms"] for n, f in known.items() if n.startswith(begin) and f.get("right")}
         fit = {n: ms for n, ms in fit.items() if n != "cudnn-fp8"}
         if not fit:
