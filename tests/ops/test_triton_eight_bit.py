@@ -171,3 +171,26 @@ def test_cards_without_the_units_are_refused(name, card, why, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: card)
     with pytest.raises(ComponentError, match=why):
         attention_backend(name, AttentionSpec("cuda", torch.bfloat16, 128))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("tile", ["", *TILES, *HOPPER_TILES])
+def test_attention_on_a_card(tile, whole):
+    card = torch.cuda.get_device_capability()
+    if tile in HOPPER_TILES and not (card[0] == 9 and triton_eight_bit.GLUON):
+        pytest.skip("not Hopper, or no Gluon")
+    if not whole and card < (8, 9):
+        pytest.skip("no fp8")
+    torch.manual_seed(0)
+    for b, n, keys, heads, channels in ((2, 517, 1031, 3, 128), (1, 300, 64, 2, 64)):
+        q, k, v = (
+            torch.randn(b, m, heads, channels, device="cuda").bfloat16() for m in (n, keys, keys)
+        )
+        k += 2 * torch.randn(b, 1, heads, channels, device="cuda").bfloat16()
+        out = eight_bit_attention(q, k, v, whole, tile)
+        near = simulated_by_token(q.float(), k.float(), v.float(), whole=whole)
+        spread = near - v.float().mean(1, keepdim=True)
+        assert (out.float() - near).norm() / spread.norm() < (0.02 if card >= (8, 9) else 0.05)
+        assert torch.equal(eight_bit_attention(q, k, v, whole, tile), out)
