@@ -214,6 +214,28 @@ def test_keys_and_owners(tmp_path: Path):
         assert first.videos.retrieve(id).id == id
 
 
+def test_what_is_not_there_is_said(server: Live):
+    id = server.add().id
+    with client_of(server) as client:
+        asked = {
+            "remix": lambda: client.videos.remix(id, prompt="x"),
+            "edits": lambda: client.videos.edit(prompt="x", video=("a.mp4", VIDEO)),
+            "extensions": lambda: client.videos.extend(
+                prompt="x", seconds="4", video=("a.mp4", VIDEO)
+            ),
+            "characters": lambda: client.videos.create_character(name="x", video=("a.mp4", VIDEO)),
+        }
+        for name, ask in asked.items():
+            with pytest.raises(openai.BadRequestError, match=f"{name}: is not there") as refused:
+                ask()
+            assert refused.value.code == "not_supported"
+        with pytest.raises(openai.BadRequestError, match="characters: is not there"):
+            client.videos.get_character("x")
+        with pytest.raises(openai.NotFoundError, match="no such address"):
+            client.images.generate(prompt="x")
+    server.store.delete(id)
+
+
 def test_models(server: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     look = models.status
 

@@ -141,6 +141,8 @@ async def _handled(request: Request, error: Exception) -> Response:
             return answer(_invalid(error))
         case HTTPException():
             detail = error.detail if error.status_code < 500 else "the server failed"
+            if (error.status_code, detail) == (404, "Not Found"):
+                detail = "there is no such address; /docs lists those that there are"
             return answer(Problem(error.status_code, detail, headers=error.headers))
         case _ if disk_is_full(error):
             return answer(Problem(503, "the server's disk is full; try again later", "disk_full"))

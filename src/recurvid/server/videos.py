@@ -170,3 +170,19 @@ def download_video(
     if (path := find(id)) is None:
         raise Problem(404, missing, "video_not_ready")
     return FileAnswer(path, kind, f"{id}.{ending}" if variant == "video" else "", missing)
+
+
+@router.post("/{id}/remix", include_in_schema=False)
+@router.post("/edits", include_in_schema=False)
+@router.post("/extensions", include_in_schema=False)
+@router.post("/characters", include_in_schema=False)
+@router.get("/characters/{id}", include_in_schema=False)
+def refuse_what_is_not_there(request: Request, _: Owner) -> None:
+    """What OpenAI's client can ask for beside: said as what it is, and not as a lost page."""
+    what = request.url.path.removeprefix("/v1/videos/").split("/")
+    name = "remix" if what[-1] == "remix" else what[0]
+    raise Problem(
+        400,
+        f"{name}: is not there; a video is made from a picture and a prompt, by POST /v1/videos",
+        "not_supported",
+    )
