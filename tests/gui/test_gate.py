@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from recurvid.errors import Line
 from recurvid.gui.bounds import UPLOAD, Bounds
 from recurvid.gui.gate import COOKIE, Gate, Sessions
 from recurvid.jobs.access import Access
@@ -205,3 +206,10 @@ def test_no_other_site_may_frame_the_page():
         assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
         assert answer.headers["x-frame-options"] == "SAMEORIGIN"
         assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_why_nothing_is_uploaded_is_said_in_the_visitors_language():
+    short = Line("the disk is nearly full", "disk.short", free="1 MB", kept="9 MB")
+    made = sized(full=lambda: short)
+    refused = made.post(UPLOAD, content=b"x", headers={"accept-language": "zh-CN,en;q=0.5"})
+    assert (refused.status_code, refused.text[:6]) == (507, "磁盘空间不足")

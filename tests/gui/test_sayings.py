@@ -237,6 +237,8 @@ def test_why_the_queue_stands_still_is_said(tmp_path: Path):
     assert said == "磁盘空间不足（可用 1 MB，需保留 100 MB），有空间后会自动继续。"
     assert sayings.paused(LANGUAGES["zh"], Line("cuda:0", "queue.no_worker")).endswith("（cuda:0）")
     assert sayings.paused(LANGUAGES["zh"], None) == ""
+    full = sayings.paused(LANGUAGES["zh"], Line("the disk is full; ...", "disk_full"))
+    assert full == "磁盘已满，有空间后会自动继续。", "nothing is left to tell"
 
 
 def test_a_refused_action_is_said(tmp_path: Path):

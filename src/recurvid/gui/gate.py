@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from recurvid.gui.access_log import RequestLog
 from recurvid.gui.bounds import UPLOAD, Bounds, Exchange
+from recurvid.gui.sayings import say
 from recurvid.gui.words import Language, language_for
 from recurvid.jobs.access import Access, needs_key
 
@@ -144,7 +145,8 @@ class Gate:
         if not self._sessions.access.required and _comes_from_elsewhere(request):
             return PlainTextResponse("other web sites have no say here", 403)
         if path.startswith(UPLOAD) and request.method == "POST" and (why := self._full()):
-            return PlainTextResponse(why, 507)
+            language = language_for(request.headers.get("accept-language"))
+            return PlainTextResponse(say(language, why), 507)
         return None
 
     async def _login(self, request: Request) -> Response:

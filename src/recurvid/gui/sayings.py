@@ -12,6 +12,9 @@ from recurvid.errors import Line, RecurVidError
 from recurvid.gui.words import Language
 from recurvid.jobs.states import Job
 
+_SAYS_ALL = ("disk_full", "out_of_memory")
+"""Sentences after which nothing is left to tell."""
+
 
 def say(language: Language, line: str) -> str:
     """A line of the library."""
@@ -35,8 +38,9 @@ def paused(language: Language, reason: str | None) -> str:
     if not reason:
         return ""
     said = say(language, reason)
-    values = reason.values if isinstance(reason, Line) else {}
-    return said if values or said == reason else _with(language, said, str(reason))
+    if not isinstance(reason, Line) or reason.values or reason.key in _SAYS_ALL or said == reason:
+        return said
+    return _with(language, said, str(reason))
 
 
 def notice(language: Language, text: str) -> str:
@@ -54,7 +58,7 @@ def failure(language: Language, job: Job) -> str:
     )
     if not job.error or kind is None or "{" in kind or language.code == "en":
         return job.error or ""
-    return _with(language, kind, job.error)
+    return kind if job.error_code in _SAYS_ALL else _with(language, kind, job.error)
 
 
 def _with(language: Language, said: str, detail: str) -> str:
