@@ -88,6 +88,18 @@ def test_the_first_plan_holds(form: str, size: tuple[int, int]):
             replay(events, plan, Allocator(budget.allocator))
 
 
+@SLOW
+@pytest.mark.parametrize("size", [(480, 832), (640, 640)])
+def test_the_first_plan_holds_with_windows(size: tuple[int, int]):
+    events = two_steps("int8", *size, Windows(10, 13, 5))
+    for vram in (4, 5, 5.5, 5.7, 6, 6.5, 8, 10, 12):
+        budget = MemoryBudget.of(vram)
+        asked = MemoryQuestion(SCHEDULE, *size, steps=6, weights="int8", sparse=True)
+        plan = plan_memory(budget, asked).phase(DENOISE)
+        if plan.shortage == 0:
+            replay(events, plan, Allocator(budget.allocator))
+
+
 @pytest.mark.parametrize(
     "windows",
     [

@@ -40,6 +40,8 @@ _UNITS = 18.5
 #: In a model of the allocator (tests/generation/test_memory_gaps.py) all plans for cards of 4 to 16
 #: GiB hold with two, one in five fails with one, and nearly all do without, as on an H100.
 _GAPS = 2
+#: More of it where attention is sparse: what is gathered leaves gaps of many sizes.
+_SPARSE_GAPS = 3
 #: Tensors of the size of the video tokens that a step cache keeps for each pass.
 HELD = {OFF: 0, "teacache": 2, "first-block": 2, "magcache": 1, "taylor": 3, "taylor-2": 4}
 #: Encoders at their short inputs; libraries' workspaces.
@@ -64,6 +66,7 @@ class MemoryQuestion:
         weights: form of the wide layers; "auto" leaves them in two bytes.
         cache: step cache, which keeps tensors of every pass from step to step.
         frames: of the video, for the disk.
+        sparse: whether attention goes through windows.
     """
 
     schedule: str
@@ -74,6 +77,7 @@ class MemoryQuestion:
     weights: str = AUTO
     cache: str = OFF
     frames: int = 150
+    sparse: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,7 @@ def _denoising(question: MemoryQuestion, config: PackedDiTConfig) -> PhaseNeed:
     told = question.steps * (sizes.vectors + _PROMPT_TOKENS * unit) + image * unit
     history = int(0.25 * video) * unit
     caches = question.passes * HELD[question.cache] * video * unit
-    units = _UNITS + _GAPS
+    units = _UNITS + _GAPS + _SPARSE_GAPS * question.sparse
     work = int(units * (video + _beside(config)) * unit) + history + caches + 64 * 2**20
     weights = sizes.always + question.passes * told
     return PhaseNeed(DENOISE, weights, work, sizes.blocks, kept=True)

@@ -79,8 +79,8 @@ def _free_disk(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def question_of(plan: VideoPlan, weights: str = AUTO) -> MemoryQuestion:
-    """What of a video, and of the form of the weights, decides how much memory it takes."""
+def question_of(plan: VideoPlan, weights: str = AUTO, *, sparse: bool = False) -> MemoryQuestion:
+    """What of a video, and of how its model runs, decides how much memory it takes."""
     request = plan.request
     assert request.steps is not None
     return MemoryQuestion(
@@ -92,6 +92,7 @@ def question_of(plan: VideoPlan, weights: str = AUTO) -> MemoryQuestion:
         weights=weights,
         cache=request.step_cache,
         frames=plan.frames,
+        sparse=sparse,
     )
 
 
@@ -111,7 +112,8 @@ def under_budget(
         return components
     weights = components.runtime.weights
     conversion = Conversion(files["transformer"], weights, components.dtype)
-    question = question_of(plan, weights)
+    sparse = components.runtime.sparse is not None
+    question = question_of(plan, weights, sparse=sparse)
     placement = plan_memory(budget, question, conversion.config)
     placement, on_disk = _with_converted(placement, conversion)
     placement.refuse(f"{files.spec.name} at {plan.width}x{plan.height}")

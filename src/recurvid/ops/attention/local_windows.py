@@ -18,9 +18,9 @@ from torch import Tensor
 from recurvid.ops.attention.backend import AttentionBackend, TokenLayout
 from recurvid.ops.attention.windows import Axis, Windows
 
-#: Keys gathered for one call, in tokens, over those of the whole sequence: what windows share is
-#: there once for each, and that memory is bounded so.
-AT_ONCE = 2.0
+#: Prompts of so many tokens more or fewer are cut into the same calls, so that code compiled for
+#: one fits the others.
+PROMPT = 256
 #: So much of the network attends to everything, as do a run's first steps: two of the 13B model's
 #: 60 blocks, none of a small one. In the bundled model errors of the first two blocks weigh most.
 DENSE_DEPTH = 1 / 30
@@ -109,8 +109,9 @@ def plan(windows: Windows, layout: TokenLayout, device: torch.device) -> Plan:
     near = _boxes(fine, *((axis.near, axis.reach) for axis in axes))
     count = len(near)
     keys = torch.cat([context.expand(count, -1), near, text.expand(count, -1)], dim=1)
-    # By what does not change with the prompt, so that compiled code fits all prompts.
-    at_once = max(1, int(AT_ONCE * end) // (start + near.shape[1]))
+    # What is gathered takes the place of a tensor of all tokens that a block has let go.
+    told = -(-layout.text // PROMPT) * PROMPT
+    at_once = max(1, end // (start + near.shape[1] + told))
     calls = -(-count // at_once)
     return Plan(
         torch.cat([context, text]).to(device),
