@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import stat
 import struct
 import subprocess
@@ -13,7 +15,7 @@ from zlib import compress, crc32
 import numpy as np
 import pytest
 from PIL import Image
-from tests.jobs.queues import a_store, add, png
+from tests.jobs.queues import Disk, a_store, add, png
 
 from recurvid.errors import (
     CheckpointError,
@@ -28,6 +30,7 @@ from recurvid.errors import (
 from recurvid.generation.request import GenerationRequest
 from recurvid.jobs.claims import Claims
 from recurvid.jobs.cleaning import clean
+from recurvid.jobs.database import Database
 from recurvid.jobs.failures import disk_is_full
 from recurvid.jobs.queries import clean_title
 from recurvid.jobs.states import HowToRun, JobProgress, JobState
@@ -392,6 +395,18 @@ def test_a_file_that_is_no_database(own_home: Path):
     (own_home / "jobs.sqlite3").write_bytes(b"no database" * 1000)
     with pytest.raises(JobError, match="cannot be opened"):
         JobStore(own_home)
+
+
+def test_no_room_for_the_queue_is_said(own_home: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_room(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(Database, "_prepare", no_room)
+    with pytest.raises(JobError, match="disk I/O error"):
+        a_store(own_home)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(10**9, 4096))
+    with pytest.raises(JobError, match="cannot be opened: the disk is full; make room"):
+        a_store(own_home)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -16,6 +17,8 @@ from recurvid.jobs.limits import FULL
 
 VERSION = 1
 _BUSY_SECONDS = 30.0
+#: Bytes that opening a queue takes: the file, its log and its shared memory.
+_LEAST_ROOM = 200_000
 _SCHEMA = """
 CREATE TABLE jobs (
     serial INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -87,7 +90,10 @@ class Database:
         try:
             self._prepare()
         except sqlite3.DatabaseError as error:
-            raise JobError(f"the queue {path} cannot be opened: {error}") from error
+            # SQLite says "disk I/O error" where it finds no room for its shared memory.
+            full = shutil.disk_usage(path.parent).free < _LEAST_ROOM
+            reason = "the disk is full; make room and start again" if full else error
+            raise JobError(f"the queue {path} cannot be opened: {reason}") from error
 
     @contextmanager
     def reading(self) -> Generator[sqlite3.Connection]:
