@@ -48,6 +48,22 @@ def caches(up: str = "../..") -> str:
     )
 
 
+def caches_in_short() -> str:
+    """One sentence of the default number of steps."""
+    known = results("cache-curve-*.json")
+    name, result = max(known, key=lambda found: (found[1]["steps"], found[1]["date"]))
+    plain = result["points"][0]["seconds"]
+    points = [point for point in result["points"] if point["default"]]
+    fast = sorted(plain / point["seconds"] for point in points)
+    like = sorted(point["psnr"] for point in points)
+    return (
+        f"A step cache (`--step-cache`, off by default) makes the bundled model denoise "
+        f"{fast[0]:.2f} to {fast[-1]:.2f} times as fast, as another picture: {like[0]:.1f} to "
+        f"{like[-1]:.1f} dB from the one without ([{result['date']}, {result['device'].upper()}]"
+        f"(benchmarks/results/{name}.json), [curves](docs/concepts/caches.md#what-it-costs))."
+    )
+
+
 def _db(value: float | None) -> str:
     return "equal" if value is None else f"{value:.1f} dB"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from claims import fast_and_small
 from measurements import results
-from on_a_cpu import caches, first_video
+from on_a_cpu import caches, caches_in_short, first_video
 
 from recurvid.generation.memory_plan import (
     DECODE,
@@ -75,6 +75,7 @@ def _windows(vram: int) -> str:
 PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("README.md", "fast and small", fast_and_small),
     ("README.md", "first video", first_video),
+    ("README.md", "caches", caches_in_short),
     ("docs/concepts/caches.md", "costs", caches),
     ("docs/guide/performance.md", "computed", computed),
     ("docs/concepts/memory.md", "plans", plans),
