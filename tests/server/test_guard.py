@@ -209,6 +209,23 @@ def drip(line: socket.socket) -> None:
         time.sleep(0.1)
 
 
+def test_a_client_that_goes_away_is_no_fault(own_server: Live, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("INFO"):
+        with connected(own_server) as line:
+            line.sendall(f"{HEAD}Content-Length: 1000\n\n--x".replace("\n", "\r\n").encode())
+            until = time.monotonic() + 30
+            while not own_server.service.uploads and time.monotonic() < until:
+                time.sleep(0.02)
+            assert own_server.service.uploads
+        while own_server.service.uploads and time.monotonic() < until:
+            time.sleep(0.02)
+        assert not own_server.service.uploads
+        while not [r for r in caplog.records if r.message == "request"]:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    assert [r.message for r in caplog.records if r.levelname in ("WARNING", "ERROR")] == []
+
+
 def test_a_slow_body_is_cut(tmp_path: Path):
     with live(tmp_path / "home", grace_seconds=1.0, pace=1e6) as server:
         began = time.monotonic()

@@ -80,6 +80,8 @@ def test_the_schema_is_that_of_a_request(server: Live):
         ({"request": '{"model": "lllyasviel/FramePackI2V_HY"}'}, "model"),
         ({"request": '{"model": "framepack"}'}, "model"),
         ({"how": '{"device": 1}'}, "device"),
+        ({"how": '{"exact_steps": true}'}, "exact_steps"),
+        ({"how": '{"metadata": 0}'}, "metadata"),
         ({"how": '{"path": "x"}'}, "path"),
         ({"how": '{"device": "\\ud800"}'}, "device"),
         ({"how": "1"}, None),

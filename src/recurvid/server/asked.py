@@ -93,7 +93,8 @@ def _how_model() -> type[BaseModel]:
             hints[spec.name],
             Field(default=spec.default, description=_ABOUT_HOW[spec.name], **bounds),
         )
-    return create_model("HowToRun", __config__=_CLOSED, **made)
+    # It is read from JSON only, where true is not 1.
+    return create_model("HowToRun", __config__=ConfigDict(extra="forbid", strict=True), **made)
 
 
 RequestBody: type[BaseModel] = _request_model("GenerationRequest")

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from recurvid.errors import (
@@ -126,6 +127,7 @@ def handle_problems(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _handled)
     app.add_exception_handler(HTTPException, _handled)
     # Named besides Exception: what only that one handles is raised again for the server's log.
+    app.add_exception_handler(ClientDisconnect, _handled)
     app.add_exception_handler(OSError, _handled)
     app.add_exception_handler(sqlite3.Error, _handled)
     app.add_exception_handler(Exception, _handled)
@@ -144,6 +146,8 @@ async def _handled(request: Request, error: Exception) -> Response:
             if (error.status_code, detail) == (404, "Not Found"):
                 detail = "there is no such address; /docs lists those that there are"
             return answer(Problem(error.status_code, detail, headers=error.headers))
+        case ClientDisconnect():
+            return answer(Problem(400, "the body ended too early"))  # nobody reads this
         case _ if disk_is_full(error):
             return answer(Problem(503, "the server's disk is full; try again later", "disk_full"))
         case _:
