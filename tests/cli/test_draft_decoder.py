@@ -9,13 +9,15 @@ import pytest
 import torch
 from PIL import Image, ImageStat
 from safetensors.torch import save_file
+from tests.checkpoints.layouts import everything, remote
 from tests.cli.command import run
+from tests.generation.sessions import write_picture
 from tests.generation.tiny_components import TAE, tiny_codec, tiny_components
 
 from recurvid.errors import InputError
 from recurvid.generation import draft
 from recurvid.generation.local import Local
-from recurvid.settings import Settings
+from recurvid.settings import Settings, settings
 from recurvid.vae.taehv import TAEHV, TAEHVConfig
 
 LOOK = Path("s") / "preview.webp"
@@ -136,3 +138,20 @@ def test_this_machines_decoder_serves_released_models(
     draft.use_draft(components, write_decoder(mine))
     look = components.look(torch.randn(1, 4, 3, 40, 80))
     assert look.shape == (3, 128, 256, 3)  # 32 latents on the longer side, eight pixels each
+
+
+@pytest.mark.e2e
+def test_a_released_models_previews_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = everything(tmp_path / "hub", remote(tmp_path / "repositories"))
+    tiny = write_decoder(tmp_path / "t.safetensors", TAEHVConfig(16, 4, (8, 8, 4, 4)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECURVID_MODELS", str(hub))
+    monkeypatch.setenv("RECURVID_DRAFT_DECODER", str(tiny))
+    settings.cache_clear()
+    write_picture(tmp_path / "photo.png")
+    asked = ["generate", "photo.png", "--prompt", "a walk", "--model", "framepack", "--previews"]
+    ran = run(capsys, *asked, "--size", "64x48", "--steps", "2", "--seconds", "1", "--session", "s")
+    assert ran.code == 0, ran.err
+    assert Image.open(LOOK).size == (64, 48)  # by colours alone it would be 8 x 6
