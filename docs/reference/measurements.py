@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sparse_windows import sparse_attention
+
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 #: What stands for an attention kernel that was compiled apart from its library.
 SAVED = {
@@ -72,6 +74,9 @@ def tables() -> list[str]:
         lines += _capped(name, result)
     for name, result in results("whole-run-[0-9]*.json"):
         lines += _whole(name, result)
+    lines += ["## Sparse attention", ""]
+    for name, result in results("sparse-attention-2*.json"):
+        lines += sparse_attention(name, result)
     return [*lines, REST]
 
 
