@@ -128,12 +128,12 @@ def scatter(
     spans = [_span([place[axis] for place in places]) for axis in (0, 1)]
     (x_low, x_high), (y_low, y_high) = spans
     out = [*_page(left + wide + 100, top + tall + 70, title), *_legend(left, 52, list(named))]
-    for value in ticks(y_high):
+    for value in ticks(y_high, round(6 * y_high / (y_high - y_low))):
         if value >= y_low:
             y = top + tall - (value - y_low) / (y_high - y_low) * tall
             out.append(f'<path d="M{left} {y:.1f}h{wide}" stroke="{LINE}"/>')
             out.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
-    for value in ticks(x_high, 8):
+    for value in ticks(x_high, round(8 * x_high / (x_high - x_low))):
         if value >= x_low:
             x = left + (value - x_low) / (x_high - x_low) * wide
             out.append(

@@ -15,8 +15,8 @@ STEPS = """\
 Error of the velocity in single steps of those videos, by sigma, against attention to everything;
 and of what was tried and not taken: coarse context and text that see only themselves, and windows
 through the noisy frames alone, with the context's full-resolution frames seen by all. That one is
-closer, but for 62 % of the pairs where `3x5+1` does 38; `3x5+2` does 60 and is closer still (a frame
-of 8 x 18 tokens)."""
+closer, but for 62 % of the pairs where `3x5+1` does 38; `3x5+2` does 60 and is closer still (a
+frame of 8 x 18 tokens)."""
 COMPUTED = """\
 **Computed, not measured**: one step of the 13B model at 480x832 (60 blocks, the first two dense),
 at FlashAttention 4's 714 TFLOP/s, copies at 2.5 TB/s. Dense attention: {dense:.0f} ms."""
@@ -41,6 +41,7 @@ def sparse_attention(name: str, result: dict[str, Any]) -> list[str]:
             if row["psnr"] is not None
         ),
     )
+    lines += [f"![PSNR against pairs](../../benchmarks/results/{name}.svg)", ""]
     lines += [*STEPS.splitlines(), ""]
     sigmas = list(next(iter(result["step"].values())))
     lines += _table(
