@@ -45,6 +45,8 @@ EXAMPLE = "examples/valley.jpg"
 DEMO = ("generate", EXAMPLE, "--prompt", "pan left", "--seconds", "6")
 DEMO_OUT = "recurvid-out/valley.mp4"
 
+MOST_TEST_PROCESSES = 4  # each takes up to 3 GB
+
 EXTRAS = {"gui": "gui", "serve": "server"}  # command -> the extra that it needs
 COMMANDS = ("demo", "gui", "serve", "test", "check", "setup", "plan")
 
@@ -415,9 +417,28 @@ def _recurvid(environment: Environment, arguments: Sequence[str]) -> int:
 
 
 def test(environment: Environment, rest: Sequence[str]) -> int:
-    """All tests that need no GPU, no network and not minutes each."""
-    command = [str(environment.python), "-m", "pytest", *rest]
+    """All tests that need no GPU, no network and not minutes each; or what the words say."""
+    how = rest or in_processes(probe_gpus()[0], len(_cores()))
+    command = [str(environment.python), "-m", "pytest", *how]
     return subprocess.run(command, cwd=environment.root).returncode
+
+
+def in_processes(gpus: Sequence[Gpu], cores: int) -> list[str]:
+    """What makes pytest use the cores, a process each: every test computes in one thread.
+
+    A file's tests share servers and browsers, and stay together. Tests on a GPU measure its memory,
+    and want it to themselves.
+    """
+    if gpus or cores < 2:
+        return []
+    return ["-n", str(min(cores, MOST_TEST_PROCESSES)), "--dist", "loadfile"]
+
+
+def _cores() -> set[int]:
+    """The cores that this process may use; a container has fewer than the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def check(environment: Environment, rest: Sequence[str]) -> int:

@@ -481,6 +481,24 @@ def test_test_passes_its_words_on(monkeypatch: pytest.MonkeyPatch):
     assert command[1:] == ["-m", "pytest", "tests/packing", "-x"]
 
 
+@pytest.mark.parametrize(
+    ("cores", "gpus", "how"),
+    [
+        (1, [], []),
+        (2, [], ["-n", "2", "--dist", "loadfile"]),
+        (64, [], ["-n", "4", "--dist", "loadfile"]),
+        (64, [run.Gpu("H100", 580, 9.0)], []),
+    ],
+)
+def test_all_tests_use_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, gpus: list[object], how: list[str]
+):
+    monkeypatch.setattr(run, "_cores", lambda: set(range(cores)))
+    monkeypatch.setattr(run, "probe_gpus", lambda: (gpus, ""))
+    (command,) = commands_of(monkeypatch, "test")
+    assert command[1:] == ["-m", "pytest", *how]
+
+
 def test_check_runs_every_tool_and_fails_if_one_does(monkeypatch: pytest.MonkeyPatch):
     seen: list[str] = []
 
