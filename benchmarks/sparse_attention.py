@@ -309,7 +309,7 @@ def measure_card(result: dict[str, Any], args: argparse.Namespace) -> None:
     q, k, v = (torch.randn(shape, generator=g, device=device, dtype=dtype) for _ in "qkv")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     result |= {"device": name, "tokens": shape[1], "grid": layout.grid, "kernels": {}}
-    fast = ("cudnn", "flash4", "cudnn-fp8", "sage", "sdpa")
+    fast = ("flash4", "cudnn", "sdpa", "triton-fp8", "triton-int8", "cudnn-fp8", "sage")
     for kernel in (b for n, b in ATTENTION.items() if n in fast):
         if (reason := kernel.why_not(AttentionSpec.of(q, None))) is not None:
             result["kernels"][kernel.name] = {"cannot be used": reason}
