@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +30,16 @@ EXAMPLE = BUNDLED_FOLDER / "example.jpg"
 
 
 def test_the_first_command(tmp_path: Path) -> None:
-    """At most 90 seconds and 4 GB on two cores; two sections; it begins with the picture."""
-    before = time.monotonic()
+    """At most 90 seconds of two cores, and 4 GB; two sections; it begins with the picture.
+
+    What is counted is the time of cores: who else uses them decides how long one waits.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     running = process("generate", EXAMPLE, "--prompt", "pan left", "--out", "out.mp4",
-                      cwd=tmp_path, OMP_NUM_THREADS="2")  # fmt: skip
-    _, err = running.communicate(timeout=600)
-    lasted = time.monotonic() - before
+                      cwd=tmp_path, OMP_NUM_THREADS="1")  # fmt: skip
+    _, err = running.communicate(timeout=900)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert running.returncode == 0, err
     assert "2 sections, 60 frames at 12 fps = 5.00 s" in err
     # The largest child so far, which is this one: nothing else here needs as much.
@@ -46,7 +49,7 @@ def test_the_first_command(tmp_path: Path) -> None:
     first = next(iter(read_frames(tmp_path / "out.mp4"))).astype(float)
     picture = center_crop_resize(load_picture(EXAMPLE), video.height, video.width).astype(float)
     assert 10 * np.log10(255**2 / np.mean((first - picture) ** 2)) > 22
-    assert lasted < 180  # 90 s on an idle machine; CI shares its cores
+    assert 1 < worked < 2 * 90
 
 
 def test_the_self_check_passes(capsys: Capsys) -> None:
