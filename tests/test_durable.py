@@ -102,6 +102,20 @@ def test_sweep_takes_only_our_leftovers(tmp_path):
     assert len(os.listdir(tmp_path)) == 3
 
 
+def test_what_is_passing_is_written_or_let_be(tmp_path, monkeypatch):
+    path = tmp_path / "preview.webp"
+    assert durable.write_passing(path, b"one")
+    assert not durable.write_passing(tmp_path / "nowhere" / "preview.webp", b"two")
+
+    def refuse(*_):
+        raise PermissionError("somebody looks at it")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert not durable.write_passing(path, b"two")
+    assert path.read_bytes() == b"one"
+    assert os.listdir(tmp_path) == ["preview.webp"]
+
+
 def test_the_module_stays_light():
     code = "import sys; import recurvid.durable; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

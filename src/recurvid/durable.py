@@ -62,6 +62,23 @@ def write_bytes(path: str | Path, data: bytes | bytearray | memoryview) -> None:
         beside.write_bytes(data)
 
 
+def write_passing(path: Path, data: bytes) -> bool:
+    """Write what is worth nothing after a loss of power: atomically, not synced, or not at all.
+
+    Returns:
+        Whether it is there; where not, what stood there stands.
+    """
+    beside = beside_path(path)
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        return False
+    return True
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` as UTF-8, line ends as given, atomically and durably."""
     write_bytes(path, text.encode("utf-8"))

@@ -40,6 +40,8 @@ class FakeExecutor:
         """Two names of card 0, one of card 1; a device that is not here."""
         if device == "xpu":
             raise ComponentError("no xpu device here; there are cuda, cpu")
+        if device == "odd":
+            raise TypeError("nobody foresaw this name")
         return {"auto": "card 0", "cuda": "card 0", "cuda:0": "card 0"}.get(device, device)
 
     def rest(self) -> None:

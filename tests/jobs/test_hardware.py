@@ -40,7 +40,16 @@ def test_cards_without_a_name_of_their_own_go_by_number(
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("cuda:2", ComponentError), ("xpu", ComponentError), ("gpu", InputError)]
+    ("name", "kind"),
+    [
+        ("cuda:2", ComponentError),
+        ("xpu", ComponentError),
+        ("gpu", InputError),
+        # torch keeps an index in 8 bits: it makes cpu, cuda:-128 and cuda:0 of these
+        ("cpu:255", ComponentError),
+        ("cuda:128", ComponentError),
+        ("cuda:256", ComponentError),
+    ],
 )
 def test_no_such_device(two_cards: list[str], name: str, kind: type[Exception]):
     assert len(two_cards) == 2

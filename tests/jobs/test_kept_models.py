@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +115,23 @@ def test_a_model_that_failed_is_not_kept(
             video(store, executor, queued(store))
     video(store, executor, queued(store))
     assert loads.count("load_tuned") == 2
+
+
+def test_what_a_failed_job_left_in_cycles_goes_at_rest():
+    class Left:
+        def __init__(self) -> None:
+            self.self = self
+
+    gc.disable()
+    try:
+        left = Left()
+        seen = weakref.ref(left)
+        del left
+        assert seen() is not None
+        make("cpu").rest()
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_changed_files_are_loaded_anew(

@@ -190,6 +190,25 @@ def test_a_job_for_another_workers_device_is_left_to_it(own_home: Path):
         wait_for(lambda: store.get(theirs).state is S.DONE)  # now nobody else has it
 
 
+def test_a_device_that_breaks_the_executor_is_no_matter_of_the_queue(own_home: Path):
+    store = a_store(own_home)
+    add(store, asks(), how=HowToRun(device="odd"))
+    own = add(store, asks()).id
+    with working(store, "auto"):
+        wait_for(lambda: store.get(own).state is S.DONE)
+
+
+def test_nothing_is_kept_on_what_was_lent(own_home: Path, monkeypatch: pytest.MonkeyPatch):
+    told: list[int] = []
+    monkeypatch.setattr(FakeExecutor, "rest", lambda _: told.append(store.counts()[S.DONE]))
+    store = a_store(own_home)
+    with working(store, "auto"):
+        for device in ("cuda", "cuda:1", "auto"):
+            id = add(store, asks(), how=HowToRun(device=device)).id
+            wait_for(lambda i=id: store.get(i).state is S.DONE)
+    assert told == [2]
+
+
 def test_a_worker_answers_to_every_name_of_its_device(own_home: Path):
     store = a_store(own_home)
     id = add(store, asks(), how=HowToRun(device="cuda:0")).id

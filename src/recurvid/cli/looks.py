@@ -17,5 +17,5 @@ def kept(session: GenerationSession, events: Iterable[Event]) -> Generator[Event
     looks = Looks(session)
     for event in events:
         if isinstance(event, Preview) and (look := looks.of(event)) is not None:
-            durable.write_bytes(session.journal.folder / NAME, look.picture)
+            durable.write_passing(session.journal.folder / NAME, look.picture)
         yield event

@@ -30,7 +30,7 @@ class Local:
         offline: never touch the network.
         model: where the model's files are looked for, as the user said it; None for its name.
         vram: GiB of device memory to keep to; None for what is free.
-        draft_decoder: absolute path of a tiny decoder for previews; None for this machine's, if any.
+        draft_decoder: absolute path of a tiny decoder for previews; None: this machine's, if any.
         attention, weights, compiled, exact_steps, sparse: how the backbone runs; see Runtime.
     """
 

@@ -112,7 +112,8 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type not in present:
         raise ComponentError(f"no {device.type} device here; there are {', '.join(present)}")
     count = getattr(torch, device.type).device_count() if device.type in ("cuda", "xpu") else 1
-    if ":" in name and device.index >= count:
+    # torch keeps an index in 8 bits: of cpu:255 it makes cpu, of cuda:256 cuda:0
+    if str(device) != name or not 0 <= (device.index or 0) < count:
         raise ComponentError(f"device {name!r}: there are {count} of {device.type}, from 0")
     return device
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from recurvid.errors import RecurVidError
 from recurvid.jobs.executor import Executor
 from recurvid.jobs.slots import hardware_held
+
+logger = logging.getLogger(__name__)
 
 
 class Devices:
@@ -28,6 +31,9 @@ class Devices:
             try:
                 self._known[device] = self._executor.hardware(device)
             except RecurVidError:
+                return None
+            except Exception:  # a job's own text must not end the worker, only the job
+                logger.exception("what is behind the device %r cannot be told", device[:80])
                 return None
         return self._known[device]
 

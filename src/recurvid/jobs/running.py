@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from contextlib import closing
@@ -11,7 +10,7 @@ from dataclasses import replace
 from enum import Enum, auto
 from pathlib import Path
 
-from recurvid.durable import beside_path
+from recurvid.durable import write_passing
 from recurvid.errors import RecurVidError
 from recurvid.jobs.claims import Claim, Claims
 from recurvid.jobs.estimate import Estimate
@@ -90,7 +89,7 @@ class JobRun:
                 )
                 self._write(now)
             case Looked(section, step, picture):
-                if self._keep_look(picture):
+                if write_passing(self._folder / "preview.webp", picture):
                     self._write(now, "preview", section=section, step=step, always=True)
             case SectionMade():
                 self._section(report, now)
@@ -121,19 +120,6 @@ class JobRun:
             self._asked_to_stop = True
         cost = time.monotonic() - now
         self._next_write = now + cost + max(_LEAST_SECONDS, cost / _SHARE)
-
-    def _keep_look(self, picture: bytes) -> bool:
-        path = self._folder / "preview.webp"
-        beside = beside_path(path)
-        try:
-            # Not synced: it is worth nothing after a loss of power.
-            beside.write_bytes(picture)
-            os.replace(beside, path)
-        except OSError as error:
-            logger.info("job %s: no preview (%s)", self._claim.id, error.strerror)
-            beside.unlink(missing_ok=True)
-            return False
-        return True
 
     def _finish(self) -> None:
         video = self._folder / "video.mp4"

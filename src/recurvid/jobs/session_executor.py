@@ -52,6 +52,8 @@ class SessionExecutor:
     def run(self, job: Job, folder: Path) -> Generator[Report]:
         """See Executor."""
         try:
+            if self._kept.is_empty:  # whatever a failed job has left, the plan finds it gone
+                _free()
             session = open_session(self._journal(job, folder), previews=True, kept=self._kept)
             looks = Looks(session)
             try:
@@ -72,6 +74,8 @@ class SessionExecutor:
     def rest(self) -> None:
         """See Executor."""
         self._kept.drop()
+        # A job that failed left its model in cycles that its own trace still held when it ended.
+        _free()
 
     def _journal(self, job: Job, folder: Path) -> Journal:
         """The session of a job, begun or gone on with."""

@@ -131,6 +131,8 @@ class Worker:
                     self.claims.stopped(claim)
                     continue
                 code = self.do(claim, executor)
+                if known.of(claim.job.how.device) not in (None, hardware):
+                    executor.rest()  # what was lent is given back empty
             if code != LEFT:
                 return code
         return LEFT
