@@ -11,8 +11,9 @@ import pytest
 from tests.checkpoints.layouts import everything, remote
 from tests.generation.sessions import write_picture
 
+from recurvid.errors import ComponentError
 from recurvid.events import Progress
-from recurvid.generation import loading, placing
+from recurvid.generation import loading, opening, placing
 from recurvid.generation.journal import Journal
 from recurvid.generation.kept import KeptModel
 from recurvid.generation.local import Local
@@ -131,6 +132,29 @@ def test_another_plan_loads_anew(
     monkeypatch.setattr(placing, "_streaming", more)
     latents(work, "c", kept, vram=7.0)
     assert len(made) == 3
+
+
+def test_what_does_not_fit_beside_it_is_planned_again_without_it(
+    work: Path, made: list[PlacedDiT], monkeypatch: pytest.MonkeyPatch
+):
+    kept = KeptModel()
+    alone = latents(work, "a", kept)
+    plan, refused = opening.under_budget, [0]
+
+    def full(*args: Any) -> Any:
+        if not kept.is_empty or refused[0] < 0:
+            refused[0] += 1
+            raise ComponentError("it does not fit")
+        return plan(*args)
+
+    monkeypatch.setattr(opening, "under_budget", full)
+    assert latents(work, "b", kept) == alone
+    assert (refused, len(made)) == ([1], 2)
+    kept.drop()
+    refused[0] = -2  # nothing is in the way: told as it is
+    with pytest.raises(ComponentError, match="does not fit"):
+        latents(work, "c", kept)
+    assert refused == [-1]
 
 
 def test_without_a_budget_it_depends_on_the_memory(work: Path, monkeypatch: pytest.MonkeyPatch):

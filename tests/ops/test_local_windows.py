@@ -90,6 +90,12 @@ def test_is_dense_where_everything_is_in_sight(case: int):
     assert kernel(q, k, v).equal(SDPA(q, k, v))
 
 
+def test_windows_that_would_fill_the_memory_are_refused_before_they_do():
+    layout = TokenLayout(30_000, (10, 128, 128), 500)
+    with pytest.raises(InputError, match=r"16384 windows .* larger windows"):
+        plan(Windows(1, 1, 40), layout, CPU)
+
+
 def test_small_grids_are_dense_to_the_bit():
     layout = TokenLayout(3, (9, 4, 6), 2)
     assert sparse(SDPA, Windows(10, 13, 5)).over(layout, CPU, 1.0) is SDPA

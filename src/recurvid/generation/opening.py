@@ -5,7 +5,7 @@ from __future__ import annotations
 from recurvid.checkpoints.formats import open_checkpoint
 from recurvid.checkpoints.int8 import dequantized
 from recurvid.checkpoints.locate import ModelFiles, locate
-from recurvid.errors import RequestError
+from recurvid.errors import ComponentError, RequestError
 from recurvid.generation.draft import draft_file, use_draft
 from recurvid.generation.journal import Journal
 from recurvid.generation.kept import KeptModel
@@ -72,7 +72,13 @@ def open_session(
         )
     _refuse_schedule(plan.schedule, files)
     held = 0 if kept is None else kept.held
-    components = under_budget(components, files, plan, journal.folder, held)
+    try:
+        components = under_budget(components, files, plan, journal.folder, held)
+    except ComponentError:
+        if kept is None or kept.is_empty:
+            raise
+        kept.drop()  # it may be what is in the way
+        components = under_budget(components, files, plan, journal.folder)
     if kept is not None:
         kept.lend(components)
     return GenerationSession(journal, plan, components, force=force, previews=previews)

@@ -9,18 +9,22 @@ batch. This changes the picture.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from recurvid.errors import InputError
 from recurvid.ops.attention.backend import AttentionBackend, TokenLayout
 from recurvid.ops.attention.windows import Axis, Windows
 
 #: Prompts of so many tokens more or fewer are cut into the same calls, so that code compiled for
 #: one fits the others.
 PROMPT = 256
+#: Tokens that all windows of a layout look at together: their indices take 8 bytes each.
+MOST_LOOKED_AT = 50_000_000
 #: So much of the network attends to everything, as do a run's first steps: two of the 13B model's
 #: 60 blocks, none of a small one. In the bundled model errors of the first two blocks weigh most.
 DENSE_DEPTH = 1 / 30
@@ -99,8 +103,13 @@ def _gathered(x: Tensor, index: Tensor) -> Tensor:
 
 
 def plan(windows: Windows, layout: TokenLayout, device: torch.device) -> Plan:
-    """Indices for a layout, on the device."""
+    """Indices for a layout, on the device.
+
+    Raises:
+        InputError: there are so many windows that the indices alone would fill the memory.
+    """
     axes = windows.axes(layout.grid)
+    _refuse_too_many(windows, layout, axes)
     start, end = layout.context, layout.context + layout.fine
     here = torch.arange(end + layout.text, device="cpu")
     context, text = here[:start], here[end:]
@@ -119,6 +128,18 @@ def plan(windows: Windows, layout: TokenLayout, device: torch.device) -> Plan:
         tuple(part.to(device) for part in keys.tensor_split(calls)),
         _order(layout, axes).to(device),
     )
+
+
+def _refuse_too_many(windows: Windows, layout: TokenLayout, axes: tuple[Axis, ...]) -> None:
+    count = math.prod(len(axis.starts) for axis in axes)
+    near = math.prod(axis.reach for axis in axes)
+    looked_at = count * (layout.context + near + layout.text)
+    if looked_at > MOST_LOOKED_AT:
+        raise InputError(
+            f"sparse attention {windows}: its {count} windows would look at "
+            f"{looked_at / 1e6:.0f} million tokens, {MOST_LOOKED_AT / 1e6:.0f} at most; "
+            "give larger windows or a smaller margin"
+        )
 
 
 def _boxes(tokens: Tensor, *spans: tuple[tuple[int, ...], int]) -> Tensor:
