@@ -7,18 +7,22 @@ blocks stays as it is: it is small, and iterating over blocks must stay possible
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from recurvid.models.packed_dit.blocks import Activated, JointAttention, SingleBlock
+from recurvid.models.packed_dit.in_pieces import Parts
 from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.ops.linear.products import scales_rows
 
 
 def compile_blocks(model: PackedDiT, *, fused: bool = True, **options: Any) -> PackedDiT:
     """Let every block compile at its first call; parameter names stay as they are.
+
+    In a model whose blocks work on some tokens at a time it is what they do with those.
 
     Args:
         fused: see :func:`fuse_products`.
@@ -27,6 +31,9 @@ def compile_blocks(model: PackedDiT, *, fused: bool = True, **options: Any) -> P
     fuse_products(model, on=fused)
     # here and not where it stands: saying so imports the compiler, which takes seconds
     torch.compiler.assume_constant_result(scales_rows)
+    if model.pieces is not None:
+        model.pieces = replace(model.pieces, parts=Parts.compiled(**options))
+        return model
     for block in blocks_of(model):
         block.compile(fullgraph=True, **options)
     return model

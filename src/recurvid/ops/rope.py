@@ -27,6 +27,10 @@ class RopeTable:
         """Number of tokens."""
         return self.cos.shape[1]
 
+    def of(self, tokens: slice) -> RopeTable:
+        """Of some of the tokens; nothing is copied."""
+        return RopeTable(self.cos[:, tokens], self.sin[:, tokens])
+
     @staticmethod
     def joined(tables: list[RopeTable]) -> RopeTable:
         """Tables one after the other along the tokens; a batch of 1 stands for any batch."""

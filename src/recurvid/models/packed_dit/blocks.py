@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recurvid.models.packed_dit.in_pieces import Pieces, double_in_pieces, single_in_pieces
 from recurvid.ops.attention.backend import AttentionBackend
 from recurvid.ops.linear.epilogues import (
     after_gelu,
@@ -37,12 +38,14 @@ class BlockInputs:
         attention: kernel.
         temb: (b, d) embedding of timestep, guidance and pooled prompt; None when every block is
             handed its modulation vectors instead.
+        pieces: how blocks work on some tokens at a time (inference only); None on all at once.
     """
 
     rope: RopeTable
     mask: Tensor | None
     attention: AttentionBackend
     temb: Tensor | None
+    pieces: Pieces | None = None
 
 
 class Modulation(nn.Module):
@@ -217,6 +220,8 @@ class DoubleBlock(nn.Module):
         if vectors is None:
             assert shared.temb is not None
             vectors = self.vectors(shared.temb)
+        if shared.pieces is not None:
+            return double_in_pieces(self, image, text, shared, vectors, shared.pieces)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = vectors[0].unbind(1)
         t_shift, t_scale, t_gate, t_mlp_shift, t_mlp_scale, t_mlp_gate = vectors[1].unbind(1)
         update, t_update = self.attn(
@@ -253,6 +258,8 @@ class SingleBlock(nn.Module):
         if vectors is None:
             assert shared.temb is not None
             vectors = self.vectors(shared.temb)
+        if shared.pieces is not None:
+            return single_in_pieces(self, x, shared, vectors, shared.pieces)
         shift, scale, gate = vectors.unbind(1)
         y = modulate(x, shift, scale)
         attn = self.attn

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recurvid.caching.protocol import CachedStep, after_all
+from recurvid.caching.protocol import CachedStep
 from recurvid.conditioning import Conditioning
 from recurvid.errors import InputError
 from recurvid.latents import LatentFrames
@@ -32,6 +32,7 @@ from recurvid.models.packed_dit.embedders import (
     TextEmbedder,
 )
 from recurvid.models.packed_dit.history import HistoryEmbedder, init_from_patchify
+from recurvid.models.packed_dit.in_pieces import Pieces
 from recurvid.ops.attention.backend import AttentionBackend, TokenLayout
 from recurvid.ops.attention.sdpa import SDPA
 from recurvid.ops.modulation import modulate, stream_type
@@ -98,6 +99,7 @@ class PackedDiT(nn.Module):
         super().__init__()
         self.config = config
         self.attention: AttentionBackend = SDPA  # where a call names none
+        self.pieces: Pieces | None = None  # blocks work on all tokens at once
         width, heads, head_dim = config.width, config.num_attention_heads, config.attention_head_dim
         self.x_embedder = PatchEmbedder(config.in_channels, width)
         self.clean_x_embedder = (
@@ -162,20 +164,16 @@ class PackedDiT(nn.Module):
         attention = attention or self.attention
         prompt = prompt or self.embed_prompt(conditioning, timestep, attention)
         section = section or self.embed_section(context, target)
-        tokens = self.x_embedder(target.data.to(self.dtype))
-        noisy = tokens.shape[1]
-        if section.tokens is not None:
-            history = section.tokens.expand(tokens.shape[0], -1, -1)
-            tokens = torch.cat([history, tokens], dim=1)
-        tokens = tokens.to(stream_type(tokens.dtype))
-        if cache is None:
-            image = self.run_blocks(tokens, prompt, section, attention)
+        if cache is None:  # no name for the tokens here: the first block's successors need room
+            image = self.run_blocks(self._tokens(target, section), prompt, section, attention)
         else:
+            tokens = self._tokens(target, section)
             image = cache.run(
                 tokens,
                 lambda: self._first_input(tokens, prompt),
                 lambda: self.each_block(tokens, prompt, section, attention),
             )
+        noisy = target.data[0, 0].numel() // PATCH**2
         return self._project_out(image[:, -noisy:], prompt, target.data.shape)
 
     def embed_prompt(
@@ -235,7 +233,9 @@ class PackedDiT(nn.Module):
         attention: AttentionBackend = SDPA,
     ) -> Tensor:
         """Video tokens (b, n, d), context first, through all blocks; the same shape."""
-        return after_all(image, self.each_block(image, prompt, section, attention))
+        for image in self.each_block(image, prompt, section, attention):  # noqa: B007, B020
+            pass  # the last one is the result; none is held longer than the next block needs it
+        return image
 
     def each_block(
         self,
@@ -253,6 +253,7 @@ class PackedDiT(nn.Module):
             mask=None if mask is None else F.pad(mask, (n, 0), value=True),
             attention=attention,
             temb=prompt.temb,
+            pieces=self.pieces,
         )
         double, device = len(self.transformer_blocks), image.device
         count = double + len(self.single_transformer_blocks)
@@ -264,9 +265,13 @@ class PackedDiT(nn.Module):
         for i, block in enumerate(self.transformer_blocks):
             told = vectors.double[i] if vectors else None
             image, text = block(image, text, shared_by(i), told)
-            yield image
+            if i + 1 < double:
+                yield image
         x = torch.cat([image, text], dim=1)
+        # Whoever holds what the last of these gave holds what the next one takes, and no more.
         del image, text
+        if double:
+            yield x[:, :n]
         for i, block in enumerate(self.single_transformer_blocks):
             x = block(x, shared_by(double + i), vectors.single[i] if vectors else None)
             yield x[:, :n]
@@ -293,6 +298,14 @@ class PackedDiT(nn.Module):
         for layer in [*modulations, self.proj_out]:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    def _tokens(self, target: LatentFrames, section: SectionState) -> Tensor:
+        """Video tokens (b, n, d) before the blocks, context first."""
+        tokens = self.x_embedder(target.data.to(self.dtype))
+        if section.tokens is not None:
+            history = section.tokens.expand(tokens.shape[0], -1, -1)
+            tokens = torch.cat([history, tokens], dim=1)
+        return tokens.to(stream_type(tokens.dtype))
 
     def _first_input(self, image: Tensor, prompt: PromptState) -> Tensor:
         """Video tokens (b, n, d) as the first block sees them, normalised and modulated."""
