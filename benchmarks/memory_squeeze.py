@@ -49,6 +49,7 @@ from recurvid.memory.machine import free_on  # noqa: E402
 from recurvid.memory.residency import free, limit_allocator  # noqa: E402
 from recurvid.models.converted import Conversion  # noqa: E402
 from recurvid.models.packed_dit.config import PRESETS  # noqa: E402
+from recurvid.models.packed_dit.in_pieces import Pieces  # noqa: E402
 from recurvid.models.placed import PlacedDiT, Room, Streaming  # noqa: E402
 from recurvid.ops.attention.backend import AttentionSpec  # noqa: E402
 from recurvid.ops.attention.registry import attention_backend  # noqa: E402
@@ -188,6 +189,8 @@ class Run:
         model = conversion.load(conversion.write(kept, self.device) if conversion.size else None)
         spec = AttentionSpec(self.device.type, BF16, config.attention_head_dim)
         model.attention = attention_backend("auto", spec)
+        at_once = denoise.need.at_once
+        model.pieces = Pieces(at_once) if at_once else None
         count = len(denoise.resident)
         streaming = Streaming(count, denoise.slots or 2, args.pinned)
         room = Room(denoise.need, lambda: min(budget.allocator, free_on(self.device)))

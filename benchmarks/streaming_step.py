@@ -45,12 +45,13 @@ from full_size import write_file  # noqa: E402
 from model_parity_gpu import TINY, draw_inputs, relative  # noqa: E402
 
 from recurvid.generation.memory_plan import DENOISE, MemoryQuestion, phase_needs  # noqa: E402
-from recurvid.memory.budget import CONTEXT, GIB, MemoryBudget, place_phase  # noqa: E402
+from recurvid.memory.budget import CONTEXT, GIB, MemoryBudget, PhaseNeed, place_phase  # noqa: E402
 from recurvid.memory.residency import free, limit_allocator  # noqa: E402
 from recurvid.memory.sources import HostBuffer  # noqa: E402
 from recurvid.models.compiled import compile_blocks, fuse_products  # noqa: E402
 from recurvid.models.converted import Conversion  # noqa: E402
 from recurvid.models.packed_dit.config import PRESETS  # noqa: E402
+from recurvid.models.packed_dit.in_pieces import Pieces  # noqa: E402
 from recurvid.models.packed_dit.model import PackedDiT  # noqa: E402
 from recurvid.models.placed import PlacedDiT, Streaming  # noqa: E402
 from recurvid.ops.attention.backend import AttentionSpec  # noqa: E402
@@ -296,6 +297,8 @@ class Run:
         conversion, path = self.conversions[variant.form]
         model = conversion.load(path)
         model.attention = self.attention
+        at_once = self.need(variant).at_once
+        model.pieces = Pieces(at_once) if at_once else None  # of all variants, to compare bits
         if variant.form == "int8" and self.cuda:
             fuse_products(model)
             for module in model.modules():
@@ -305,12 +308,15 @@ class Run:
             compile_blocks(model, backend=self.args.backend, dynamic=False)
         return model
 
-    def streaming(self, variant: Variant) -> Streaming:
+    def need(self, variant: Variant) -> PhaseNeed:
         height, width = self.args.pixels
         question = MemoryQuestion(SCHEDULE, height, width, steps=1, weights=variant.form)
         budget = MemoryBudget(int(self.args.cap * GIB))
         needs = phase_needs(budget, question, self.config)
-        need = next(need for need in needs if need.name == DENOISE)
+        return next(need for need in needs if need.name == DENOISE)
+
+    def streaming(self, variant: Variant) -> Streaming:
+        need = self.need(variant)
         if variant.way == "resident":
             return Streaming(resident=len(need.blocks))
         plan = place_phase(need, self.allowed)

@@ -66,24 +66,24 @@ def test_sizes_of_the_13b_model():
 @pytest.mark.parametrize(
     ("vram", "weights", "resident", "slots", "tile", "together", "llama"),
     [
-        (4, "auto", 0, 1, 192, False, 1),
-        (5, "auto", 2, 2, 192, False, 3),
-        (6, "auto", 5, 2, 256, False, 5),
-        (8, "auto", 15, 2, 256, False, 10),
-        (12, "auto", 34, 2, 256, False, 20),
-        (16, "auto", 46, 2, 256, False, 32),
+        (4, "auto", 5, 2, 192, False, 1),
+        (5, "auto", 8, 2, 192, False, 3),
+        (6, "auto", 12, 2, 256, False, 5),
+        (8, "auto", 22, 2, 256, False, 10),
+        (12, "auto", 40, 2, 256, False, 20),
+        (16, "auto", 50, 2, 256, False, 32),
         (24, "auto", 60, 0, 256, True, 32),
         (80, "auto", 60, 0, 0, True, 32),
-        (4, "int8", 0, 1, 192, False, 1),
-        (5, "int8", 1, 2, 192, False, 3),
-        (6, "int8", 6, 2, 256, False, 5),
-        (8, "int8", 25, 2, 256, False, 10),
-        (12, "int8", 51, 2, 256, False, 20),
+        (4, "int8", 5, 2, 192, False, 1),
+        (5, "int8", 12, 2, 192, False, 3),
+        (6, "int8", 20, 2, 256, False, 5),
+        (8, "int8", 39, 2, 256, False, 10),
+        (12, "int8", 60, 0, 256, False, 20),
         (16, "int8", 60, 0, 256, True, 32),
         (24, "int8", 60, 0, 256, True, 32),
         (80, "int8", 60, 0, 0, True, 32),
-        (6, "fp8", 6, 2, 256, False, 5),
-        (6, "nf4", 32, 2, 256, False, 5),
+        (6, "fp8", 20, 2, 256, False, 5),
+        (6, "nf4", 49, 2, 256, False, 5),
     ],
 )
 def test_plans(vram, weights, resident, slots, tile, together, llama):
@@ -98,6 +98,8 @@ def test_plans(vram, weights, resident, slots, tile, together, llama):
     assert [phase.need.name for phase in plan.phases] == list(PHASES)
     assert all(phase.device <= budget.allocator for phase in plan.phases)
     assert plan.ram <= (12 if weights != "auto" else 16) * GIB
+    # Where all blocks have room beside all tokens at once, nothing is cut.
+    assert (denoise.need.at_once > 0) == (vram <= (12 if weights == "int8" else 16))
 
 
 @pytest.mark.parametrize("vram", [6, 24, 80])
@@ -124,11 +126,11 @@ def test_a_decode_gets_what_is_left(vram, windows):
 def test_step_caches_are_counted():
     """Against what each really holds after a run: see also the tensors that it names."""
     unit = 17_966 * 3072 * 2
-    plain = phase_needs(MemoryBudget.of(8), question(), FULL)[5].work
+    plain = phase_needs(MemoryBudget.of(80), question(), FULL)[5].work
     for name, tensors in HELD.items():
         for passes in (1, 2):
             asked = question(cache=name, passes=passes)
-            work = phase_needs(MemoryBudget.of(8), asked, FULL)[5].work
+            work = phase_needs(MemoryBudget.of(80), asked, FULL)[5].work
             assert work - plain == passes * tensors * unit
     assert set(HELD) == {"off", *CACHES}
 
@@ -174,13 +176,13 @@ def test_six_gib_and_sixteen_of_memory():
     assert plan.source == "mapped"
     assert max(phase.device for phase in plan.phases) <= 4.5 * GIB
     assert plan.ram < 8 * GIB  # of the 16 that the bf16 model may take
-    assert 15 * GIB < plan.cache < 17 * GIB
+    assert 14 * GIB < plan.cache < 15 * GIB
 
 
 def test_six_gib_and_much_memory():
     plan = plan_memory(MemoryBudget.of(6, ram=48 * GIB), question())
     assert (plan.source, plan.cache) == ("pinned", 0)
-    assert 19 * GIB < plan.ram < 21 * GIB
+    assert 18 * GIB < plan.ram < 19 * GIB
 
 
 @pytest.mark.parametrize("size", [(768, 768), (704, 1280)])
@@ -271,7 +273,7 @@ def test_the_estimate_of_work_covers_what_a_step_allocates(
             section = model.embed_section(context, target)
             model(target, torch.empty(1), told, context, attention=fused, prompt=prompt,
                   section=section)  # fmt: skip
-    work = phase_needs(MemoryBudget.of(8), question(), FULL)[5].work
+    work = phase_needs(MemoryBudget.of(80), question(), FULL)[5].work
     assert 0.7 * work < live.peak <= work
 
 

@@ -178,7 +178,7 @@ def test_the_picture(capsys: Capsys, work: Path):
     assert ran.code == 0, ran.err
     for piece in (
         "6.0 GiB on the device, of which 5.3 GiB may be taken in all and 4.5 GiB by torch",
-        "5 of 60 blocks resident, 2 buffers",
+        "12 of 60 blocks resident, 2 buffers",
         "system memory",
         "disk",
     ):

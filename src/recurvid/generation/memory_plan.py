@@ -40,8 +40,16 @@ _UNITS = 18.5
 #: In a model of the allocator (tests/generation/test_memory_gaps.py) all plans for cards of 4 to 16
 #: GiB hold with two, one in five fails with one, and nearly all do without, as on an H100.
 _GAPS = 2
-#: More of it where attention is sparse: what is gathered leaves gaps of many sizes.
-_SPARSE_GAPS = 3
+#: The same where blocks work on some tokens at a time: their input, q, k, v, what is attended, and
+#: what pieces need. 5.4 to 6.2 live at once; all plans hold in the model of the allocator with 6.5.
+_UNITS_IN_PIECES = 7
+#: Tokens of a piece: large enough that a fast card is busy with it.
+_PIECE = 3072
+#: More of it where attention is sparse: what is gathered leaves gaps of many sizes. In pieces it
+#: is gathered where nothing was let go before.
+_SPARSE_GAPS, _SPARSE_IN_PIECES = 3, 4
+#: More of it where attention rounds, in pieces: q, k and v in 8 bits, and on their way there.
+_ROUNDING = 6
 #: Tensors of the size of the video tokens that a step cache keeps for each pass.
 HELD = {OFF: 0, "teacache": 2, "first-block": 2, "magcache": 1, "taylor": 3, "taylor-2": 4}
 #: Encoders at their short inputs; libraries' workspaces.
@@ -67,6 +75,7 @@ class MemoryQuestion:
         cache: step cache, which keeps tensors of every pass from step to step.
         frames: of the video, for the disk.
         sparse: whether attention goes through windows.
+        rounds: whether attention rounds what it is given.
     """
 
     schedule: str
@@ -78,6 +87,7 @@ class MemoryQuestion:
     cache: str = OFF
     frames: int = 150
     sparse: bool = False
+    rounds: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ def plan_memory(
     """
     config = config or PRESETS["13b"]
     needs = phase_needs(budget, question, config)
-    together = _resting_tile(budget, question, _denoising(question, config)) is not None
+    together = _resting_tile(budget, question, _denoising(budget, question, config)) is not None
     return place(budget, needs, _disk(question), kept=kept, together=together)
 
 
@@ -159,7 +169,7 @@ def phase_needs(
     budget: MemoryBudget, question: MemoryQuestion, config: PackedDiTConfig
 ) -> list[PhaseNeed]:
     """What each phase asks of the device, in order."""
-    sizes, denoise = backbone_sizes(config, question.weights), _denoising(question, config)
+    sizes, denoise = backbone_sizes(config, question.weights), _denoising(budget, question, config)
     vae, kept = 2 * _VAE, denoise.weights  # the patchify layers and all vectors stay
     tile = _resting_tile(budget, question, denoise)
     if tile is not None:  # backbone and decoder side by side
@@ -201,7 +211,7 @@ def decode_tile(
     A smaller one where the backbone can then stay beside it: bringing that back takes longer than
     tiles do.
     """
-    denoise = _denoising(question, config or PRESETS["13b"])
+    denoise = _denoising(budget, question, config or PRESETS["13b"])
     tile = _resting_tile(budget, question, denoise)
     if tile is not None:
         return tile
@@ -209,8 +219,10 @@ def decode_tile(
     return next((t for t in TILES if _tile_work(question, t) <= room), TILES[-1])
 
 
-def _denoising(question: MemoryQuestion, config: PackedDiTConfig) -> PhaseNeed:
-    """What denoising asks of the device."""
+def _denoising(
+    budget: MemoryBudget, question: MemoryQuestion, config: PackedDiTConfig
+) -> PhaseNeed:
+    """What denoising asks of the device; in pieces where not all blocks have room beside it."""
     if question.height % 16 or question.width % 16:
         raise InputError(f"size: {question.width}x{question.height} is not a multiple of 16")
     sizes, unit = backbone_sizes(config, question.weights), 2 * config.width
@@ -218,12 +230,18 @@ def _denoising(question: MemoryQuestion, config: PackedDiTConfig) -> PhaseNeed:
     # Of every timestep: the vectors and the refined prompt. Of all: the image tokens.
     image = _IMAGE_TOKENS if config.has_image_proj else 0
     told = question.steps * (sizes.vectors + _PROMPT_TOKENS * unit) + image * unit
-    history = int(0.25 * video) * unit
-    caches = question.passes * HELD[question.cache] * video * unit
-    units = _UNITS + _GAPS + _SPARSE_GAPS * question.sparse
-    work = int(units * (video + _beside(config)) * unit) + history + caches + 64 * 2**20
     weights = sizes.always + question.passes * told
-    return PhaseNeed(DENOISE, weights, work, sizes.blocks, kept=True)
+    tokens = video + _beside(config)
+    beside = int(0.25 * video) * unit  # a section's context
+    beside += question.passes * HELD[question.cache] * video * unit + 64 * 2**20
+    whole = _UNITS + _GAPS + _SPARSE_GAPS * question.sparse
+    whole = beside + int(whole * tokens * unit)
+    units = _UNITS_IN_PIECES + (question.cache != OFF)  # which keeps what the blocks began with
+    units += _SPARSE_IN_PIECES * question.sparse + _ROUNDING * question.rounds
+    in_pieces = beside + int(units * tokens * unit)
+    if weights + whole + sum(sizes.blocks) <= budget.allocator or whole <= in_pieces:
+        return PhaseNeed(DENOISE, weights, whole, sizes.blocks, kept=True)
+    return PhaseNeed(DENOISE, weights, in_pieces, sizes.blocks, kept=True, at_once=_PIECE)
 
 
 def _beside(config: PackedDiTConfig) -> int:

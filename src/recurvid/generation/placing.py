@@ -30,8 +30,10 @@ from recurvid.memory.budget import CONTEXT, GIB, LEFT_TO_OTHERS, MemoryBudget, P
 from recurvid.memory.machine import available_memory, free_on
 from recurvid.memory.residency import Turns, free, is_out_of_memory, limit_allocator
 from recurvid.models.converted import Conversion
+from recurvid.models.packed_dit.in_pieces import Pieces
 from recurvid.models.placed import PlacedDiT, Room, Streaming
 from recurvid.models.protocol import Backbone
+from recurvid.ops.attention.registry import ATTENTION
 from recurvid.ops.linear.forms import AUTO
 from recurvid.settings import settings
 from recurvid.vae.hunyuan import HunyuanCodec
@@ -79,7 +81,9 @@ def _free_disk(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def question_of(plan: VideoPlan, weights: str = AUTO, *, sparse: bool = False) -> MemoryQuestion:
+def question_of(
+    plan: VideoPlan, weights: str = AUTO, *, sparse: bool = False, rounds: bool = False
+) -> MemoryQuestion:
     """What of a video, and of how its model runs, decides how much memory it takes."""
     request = plan.request
     assert request.steps is not None
@@ -93,6 +97,7 @@ def question_of(plan: VideoPlan, weights: str = AUTO, *, sparse: bool = False) -
         cache=request.step_cache,
         frames=plan.frames,
         sparse=sparse,
+        rounds=rounds,
     )
 
 
@@ -112,8 +117,9 @@ def under_budget(
         return components
     weights = components.runtime.weights
     conversion = Conversion(files["transformer"], weights, components.dtype)
-    sparse = components.runtime.sparse is not None
-    question = question_of(plan, weights, sparse=sparse)
+    sparse, kernel = components.runtime.sparse, ATTENTION.get(components.runtime.attention)
+    rounds = kernel is not None and not kernel.exact  # "auto" takes none that does
+    question = question_of(plan, weights, sparse=sparse is not None, rounds=rounds)
     placement = plan_memory(budget, question, conversion.config)
     placement, on_disk = _with_converted(placement, conversion)
     placement.refuse(f"{files.spec.name} at {plan.width}x{plan.height}")
@@ -173,6 +179,8 @@ def _placed(
         path = conversion.write(converted_folder(), device) if on_disk else None
         model = conversion.load(path)
         model.attention = attention_for(runtime, model.config, components.dtype)
+        at_once = placement.phase(DENOISE).need.at_once
+        model.pieces = Pieces(at_once) if at_once else None
         finished(model, runtime)
         return PlacedDiT(
             model, device, _streaming(placement), turns=turns, room=_room(placement, device)
@@ -204,7 +212,9 @@ def _layout(placement: Placement, turns: Turns, in_memory: int) -> Layout:
         assert isinstance(model, PlacedDiT)
         return model.held + in_memory
 
-    return Layout((_streaming(placement), placement.together, in_memory), join, held)
+    at_once = placement.phase(DENOISE).need.at_once
+    layout = (_streaming(placement), placement.together, in_memory, at_once)
+    return Layout(layout, join, held)
 
 
 def _stays(placement: Placement) -> bool:

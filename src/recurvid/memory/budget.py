@@ -91,6 +91,7 @@ class PhaseNeed:
         work: activations and what they need, at the worst moment.
         blocks: sizes of the blocks that can be streamed, in the order in which they run.
         kept: whether the blocks are used again and again, so that keeping them pinned pays.
+        at_once: tokens that a block works on at one time; 0 for all of them.
     """
 
     name: str
@@ -98,6 +99,7 @@ class PhaseNeed:
     work: int
     blocks: tuple[int, ...] = ()
     kept: bool = False
+    at_once: int = 0
 
 
 @dataclass(frozen=True)
