@@ -150,7 +150,8 @@ VARIANTS: dict[str, Variant] = {
 ON_REQUEST = list(VARIANTS)[list(VARIANTS).index("compiled-tuned") :]
 #: What "@best..." chooses from: kernels whose name begins so, as attention_speed.py has timed them.
 BEST = {"best": ("saved:t", "cudnn", "flash"), "best-qk8": ("saved:qk8",), "best-8": ("saved:f8",),
-        "best-own": ("own:",), "best-own-int8": ("own:int8",)}  # fmt: skip
+        "best-16": ("own:bf16", "gluon", "cudnn"), "best-own": ("own:fp8", "own:int8"),
+        "best-own-int8": ("own:int8",)}  # fmt: skip
 STAGES = ("checks", "kernels", "parts", "kept")
 DEFAULT = ["checks", "kernels", *(name for name in VARIANTS if name not in ON_REQUEST)]
 
