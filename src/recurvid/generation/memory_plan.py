@@ -9,13 +9,13 @@ import torch
 
 from recurvid.caching.thresholds import OFF
 from recurvid.errors import InputError
-from recurvid.memory.budget import GIB, MemoryBudget, PhaseNeed, Placement, place
+from recurvid.memory.budget import GIB, MemoryBudget, PhaseNeed, Placement, place, place_phase
 from recurvid.memory.sources import BlockLayout, tensors_of
 from recurvid.models.packed_dit.config import PRESETS, PackedDiTConfig
 from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.models.packed_dit.precompute import ONCE, is_modulation
 from recurvid.models.placed import ALWAYS
-from recurvid.models.quantized import rounded_in
+from recurvid.models.quantized import ROUNDED_PRODUCTS, rounded_in
 from recurvid.ops.linear.forms import AUTO, FORMS, convert
 from recurvid.packing.schedule import PackingSchedule
 from recurvid.vae.lean_decoder import BYTES
@@ -41,7 +41,7 @@ _UNITS = 18.5
 #: GiB hold with two, one in five fails with one, and nearly all do without, as on an H100.
 _GAPS = 2
 #: The same where blocks work on some tokens at a time: their input, q, k, v, what is attended, and
-#: what pieces need. 5.4 to 6.2 live at once; all plans hold in the model of the allocator with 6.5.
+#: what pieces need. 5.4 to 6.4 live at once; all plans hold in the model of the allocator with 6.5.
 _UNITS_IN_PIECES = 7
 #: Tokens of a piece: large enough that a fast card is busy with it.
 _PIECE = 3072
@@ -239,9 +239,19 @@ def _denoising(
     units = _UNITS_IN_PIECES + (question.cache != OFF)  # which keeps what the blocks began with
     units += _SPARSE_IN_PIECES * question.sparse + _ROUNDING * question.rounds
     in_pieces = beside + int(units * tokens * unit)
-    if weights + whole + sum(sizes.blocks) <= budget.allocator or whole <= in_pieces:
-        return PhaseNeed(DENOISE, weights, whole, sizes.blocks, kept=True)
-    return PhaseNeed(DENOISE, weights, in_pieces, sizes.blocks, kept=True, at_once=_PIECE)
+    need = PhaseNeed(DENOISE, weights, whole, sizes.blocks, kept=True)
+    if whole <= in_pieces or _has_room(need, budget, question.weights):
+        return need
+    return replace(need, work=in_pieces, at_once=_PIECE)
+
+
+def _has_room(need: PhaseNeed, budget: MemoryBudget, form: str) -> bool:
+    """Whether a card has room enough for blocks that work on all tokens at once."""
+    plan = place_phase(need, budget.allocator)
+    if form in (AUTO, *ROUNDED_PRODUCTS):
+        return plan.slots == 0 and not plan.shortage
+    # Such a form's matrices are widened for every piece anew, which takes longer than copies.
+    return plan.slots != 1
 
 
 def _beside(config: PackedDiTConfig) -> int:

@@ -168,7 +168,9 @@ def double_in_pieces(
     by_tokens(before, [whole[:, :n] for whole in qkv], how.tokens)
     by_tokens(before_text, qkv, how.tokens, first=n)
     attended = _attended(qkv, shared)
-    out, text_out = torch.empty_like(image), torch.empty_like(text)
+    # Side by side, as all else is: what one large tensor leaves then fits the next.
+    whole = image.new_empty(image.shape[0], n + text.shape[1], image.shape[2])
+    out, text_out = whole[:, :n], whole[:, n:]
 
     def after(part: slice) -> tuple[Tensor]:
         return (parts.image_after(block, image[:, part], attended[:, part], of_image),)
@@ -179,6 +181,13 @@ def double_in_pieces(
     by_tokens(after, [out], how.tokens)
     by_tokens(after_text, [text_out], how.tokens)
     return out, text_out
+
+
+def side_by_side(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """The same (b, n, d) and (b, l, d) as parts of one tensor."""
+    n, length = image.shape[1], text.shape[1]
+    whole = torch.cat([image, text], dim=1)
+    return whole[:, :n], whole[:, n : n + length]
 
 
 def _room(x: Tensor, tokens: int, heads: int, vectors: Tensor) -> list[Tensor]:

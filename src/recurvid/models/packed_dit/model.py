@@ -32,7 +32,7 @@ from recurvid.models.packed_dit.embedders import (
     TextEmbedder,
 )
 from recurvid.models.packed_dit.history import HistoryEmbedder, init_from_patchify
-from recurvid.models.packed_dit.in_pieces import Pieces
+from recurvid.models.packed_dit.in_pieces import Pieces, side_by_side
 from recurvid.ops.attention.backend import AttentionBackend, TokenLayout
 from recurvid.ops.attention.sdpa import SDPA
 from recurvid.ops.modulation import modulate, stream_type
@@ -233,8 +233,11 @@ class PackedDiT(nn.Module):
         attention: AttentionBackend = SDPA,
     ) -> Tensor:
         """Video tokens (b, n, d), context first, through all blocks; the same shape."""
-        for image in self.each_block(image, prompt, section, attention):  # noqa: B007, B020
-            pass  # the last one is the result; none is held longer than the next block needs it
+        running = self.each_block(image, prompt, section, attention)
+        del image  # nothing is held longer than the next block needs it
+        image = next(running)
+        for image in running:  # noqa: B007 - the last one is the result
+            pass
         return image
 
     def each_block(
@@ -244,7 +247,10 @@ class PackedDiT(nn.Module):
         section: SectionState,
         attention: AttentionBackend = SDPA,
     ) -> Generator[Tensor, None, None]:
-        """Video tokens (b, n, d) after each block, which runs when it is asked for."""
+        """Video tokens (b, n, d) after each block, which runs when it is asked for.
+
+        Where there is no block, the tokens themselves.
+        """
         text, vectors = prompt.text.to(stream_type(prompt.text.dtype)), prompt.vectors
         n, mask = image.shape[1], prompt.mask
         layout = TokenLayout(n - math.prod(section.grid), section.grid, text.shape[1])
@@ -257,6 +263,12 @@ class PackedDiT(nn.Module):
         )
         double, device = len(self.transformer_blocks), image.device
         count = double + len(self.single_transformer_blocks)
+
+        if not count:
+            yield image
+            return
+        if self.pieces is not None:
+            image, text = side_by_side(image, text)
 
         def shared_by(number: int) -> BlockInputs:
             kernel = attention.over(layout, device, (number + 1) / count)

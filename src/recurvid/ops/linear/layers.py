@@ -141,8 +141,19 @@ class CodebookLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features), in the dtype of x."""
-        weight = from_codebook(self.weight, self.scale, self.book, x.dtype)
-        return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
+        return F.linear(
+            x, self._wide(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
+        )
+
+    def _wide(self, dtype: torch.dtype) -> Tensor:
+        """The matrix; what leads from codes to it is larger, and is there in pieces."""
+        if torch.compiler.is_compiling():
+            return from_codebook(self.weight, self.scale, self.book, dtype)
+        shape = (self.out_features, self.in_features)
+        weight = torch.empty(shape, dtype=dtype, device=self.weight.device)
+        for part in pieces(*shape):
+            weight[part] = from_codebook(self.weight[part], self.scale[part], self.book, dtype)
+        return weight
 
 
 def int8(linear: nn.Linear) -> nn.Module:
