@@ -13,6 +13,11 @@ import torch
 
 GIB = 2**30
 
+#: The claim for 6 GiB: torch's allocator, and all that the process takes of the card.
+LIMITS = {"reserved_gib": 4.7, "device_gib": 5.3}
+#: Process memory without page cache: in 8 bits, and as the file has them.
+PROCESS_GIB = {"int8": 12.0, "fp8": 12.0, "int8-weights": 12.0, "auto": 16.0}
+
 HOG = """
 import sys, time, torch
 left, chunks = float(sys.argv[1]) * 2**30, []
@@ -37,6 +42,11 @@ class Hog:
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait(timeout=60)
+
+
+def exceeded(peaks: dict[str, float], limits: dict[str, float]) -> list[str]:
+    """The limits that peaks are above, by name."""
+    return [name for name, limit in limits.items() if peaks.get(name, 0.0) > limit]
 
 
 def free_bytes() -> int:

@@ -34,13 +34,16 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent), str(HERE)]
 
-from card_memory import GIB, Hog, Watch, free_bytes  # noqa: E402
+from card_memory import (  # noqa: E402
+    GIB,
+    LIMITS,
+    PROCESS_GIB,
+    Hog,
+    Watch,
+    exceeded,
+    free_bytes,
+)
 from full_size import model_paths, write_weights  # noqa: E402
-
-#: The claim for 6 GiB: torch's allocator, and all that the process takes of the card.
-LIMITS = {"reserved_gib": 4.7, "device_gib": 5.3}
-#: Process memory without page cache: in 8 bits, and as the file has them.
-PROCESS_GIB = {"int8": 12.0, "fp8": 12.0, "int8-weights": 12.0, "auto": 16.0}
 
 
 def main() -> int:
@@ -248,14 +251,14 @@ def report(args: argparse.Namespace) -> int:
     }  # fmt: skip
     if args.pinned != "always" and not args.tiny:
         limits = limits | {"process_gib": PROCESS_GIB[args.weights]}
-    exceeded = [name for name, limit in limits.items() if overall.get(name, 0.0) > limit]
+    over = exceeded(overall, limits)
     steps = sorted(s for section in result["sections"] for s in section["step_seconds"][1:])
     summary = {
         "date": datetime.date.today().isoformat(),
         "torch": torch.__version__,
         "card": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
         "command": " ".join(["python benchmarks/memory_cap.py", *sys.argv[1:]]),
-        "peaks": overall, "peaks_by_phase": peaks, "limits": limits, "exceeded": exceeded,
+        "peaks": overall, "peaks_by_phase": peaks, "limits": limits, "exceeded": over,
         "samples": len(samples), "step_seconds_median": steps[len(steps) // 2] if steps else None,
         **result,
     }  # fmt: skip
@@ -267,8 +270,8 @@ def report(args: argparse.Namespace) -> int:
         print(f"{phase:14} " + "  ".join(f"{k} {v:.2f}" for k, v in values.items()))
     print("most: " + ", ".join(f"{k} {v:.2f}" for k, v in overall.items()))
     print(f"step (median, without each section's first): {summary['step_seconds_median']} s")
-    print("exceeded:", ", ".join(exceeded) or "nothing", f"\nwritten: {path}", flush=True)
-    return 1 if exceeded else 0
+    print("exceeded:", ", ".join(over) or "nothing", f"\nwritten: {path}", flush=True)
+    return 1 if over else 0
 
 
 def budget(vram: float):

@@ -11,7 +11,9 @@ Each run is a process of its own and makes a video of three sections at 480x832,
 ``recurvid generate`` does: a session from text encoding (LLaMA 8B) to the written file, everything
 at full size with random weights. Noted are the seconds of each phase, each step and each section,
 the most that torch's allocator has reserved, the most that the process took of the card and of
-system memory (anonymous, shared and pinned; page cache not counted), five times a second.
+system memory (anonymous, shared and pinned; page cache not counted), five times a second. Under
+--vram another process holds the card's memory until exactly so many GiB are free, and the claim's
+limits are told as kept or exceeded. Compiled kernels are kept in --work for the runs after.
 
 Beside it, in the same command on the same card, diffusers: a step with resident weights and one
 with streamed ones under 6 GiB, decodes of 9 and of 18 latents, whole and tiled; its video is
@@ -43,11 +45,12 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent), str(HERE)]
 
-from card_memory import free_bytes  # noqa: E402
+from card_memory import Hog, free_bytes  # noqa: E402
 from full_size import write_weights  # noqa: E402
 from whole_charts import beside, draw  # noqa: E402
 from whole_video import (  # noqa: E402
     MINUTE,
+    PLAIN,
     RUNS,
     SECTIONS,
     STEPS,
@@ -82,7 +85,7 @@ def main() -> int:
             tell(name, found["runs"][name])
         save(found, place, args)
         left = args.seconds - (time.perf_counter() - began)
-        due = number > 0 or name == names[-1]  # the two most telling runs go first
+        due = number + 1 >= len(PLAIN) or name == names[-1]  # the most telling runs go first
         if due and not args.minute and not found.get("peer") and left > args.reserve:
             print(f"diffusers: {left:.0f} s left", flush=True)
             found["peer"] = peer(args, left)
@@ -181,7 +184,10 @@ def in_a_process(
     part.unlink(missing_ok=True)
     home = args.work / "home"
     shutil.rmtree(home / "prompts", ignore_errors=True)
-    before = free_bytes() if args.device == "cuda" else 0
+    run = RUNS[args.minute_run if name == "minute" else name]
+    cuda = args.device == "cuda"
+    hog = Hog(run.vram) if cuda and run.vram else None
+    before = hog.free if hog else free_bytes() if cuda else 0
     until = time.time() + left - 15
     command = [sys.executable, __file__, "--child", name, "--free-before", str(before)]
     for option in ("size", "steps", "sections", "device", "work", "minute_run"):
@@ -189,17 +195,27 @@ def in_a_process(
     command += ["--until", str(until), *["--tiny"] * args.tiny]
     errors = args.work / f"whole-run-{name}.txt"
     with errors.open("w") as said:
-        process = subprocess.Popen(
-            command, env=dict(os.environ) | {"RECURVID_HOME": str(home)}, stderr=said
-        )
+        process = subprocess.Popen(command, env=environment(args), stderr=said)
         cut = watched(
             process, until, lambda: keep(known(part) | {"failed": "cut off from outside"})
         )
+    if hog:
+        hog.close()
     if cut:
         lines = errors.read_text().strip().splitlines()
         print("\n".join(lines[-25:]), flush=True)
         cut = f"{cut}: {(lines or [''])[-1]}" if cut != "time was up" else cut
     return known(part) | ({"failed": cut[:400]} if cut else {})
+
+
+def environment(args: argparse.Namespace) -> dict[str, str]:
+    """Rounded weights and compiled kernels lie beside the weights."""
+    kept = {
+        "RECURVID_HOME": "home",
+        "TORCHINDUCTOR_CACHE_DIR": "inductor",
+        "TRITON_CACHE_DIR": "triton",
+    }
+    return dict(os.environ) | {name: str(args.work / folder) for name, folder in kept.items()}
 
 
 def watched(process: subprocess.Popen[bytes], until: float, keep: Callable[[], None]) -> str:
@@ -248,6 +264,11 @@ def tell(name: str, run: dict[str, Any]) -> None:
         return
     phases = ", ".join(f"{k} {v:.1f}" for k, v in run["seconds"].items())
     peaks = ", ".join(f"{k} {v:.2f}" for k, v in sorted(run["peaks"].items()))
+    if "limits" in run:
+        said = ", ".join(f"{k} {v:g}" for k, v in run["limits"].items())
+        print(f"  limits {said}: exceeded {', '.join(run['exceeded']) or 'nothing'}", flush=True)
+    if "num_ooms" in run:
+        print(f"  out of memory {run['num_ooms']} times, {run['num_alloc_retries']} tried again")
     print(f"  {run['seconds_a_frame']:.3f} s/frame ({run['seconds_a_frame_in_all']:.3f} in all), "
           f"step {run['step_seconds_median']:.3f} s; {phases}\n  {peaks}", flush=True)  # fmt: skip
 

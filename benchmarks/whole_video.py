@@ -6,12 +6,12 @@ import argparse
 import shutil
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from card_memory import GIB, process_memory
+from card_memory import GIB, LIMITS, PROCESS_GIB, exceeded, process_memory
 from full_size import model_paths
 
 from recurvid import durable
@@ -29,6 +29,7 @@ class Run:
     Attributes:
         vram: GiB that it may use; None for what is free.
         peer: which of diffusers' ways it stands beside.
+        attention: name of a kernel, or "auto".
     """
 
     vram: float | None = None
@@ -36,6 +37,7 @@ class Run:
     cache: str = "off"
     compiled: bool = False
     peer: str = "resident"
+    attention: str = "auto"
 
 
 PLAIN = {
@@ -44,11 +46,15 @@ PLAIN = {
     "resident-int8": Run(weights="int8", compiled=True),
     "vram6-bf16": Run(6, peer="offload"),
 }
-RUNS = PLAIN | {
-    f"{name}-cached": Run(run.vram, run.weights, CACHE, run.compiled, run.peer)
-    for name, run in PLAIN.items()
+EIGHT_BITS = {
+    "resident-int8-attention8": Run(weights="int8", compiled=True, attention="triton-int8")
 }
-RUNS["resident-bf16-eager"] = Run()
+CACHED = {
+    f"{name}-cached": replace((PLAIN | EIGHT_BITS)[name], cache=CACHE)
+    for name in ("vram6-int8", "resident-int8", "resident-bf16", "vram6-bf16", *EIGHT_BITS)
+}
+# As one calls, in the order of what they tell.
+RUNS = PLAIN | EIGHT_BITS | CACHED | {"resident-bf16-eager": Run()}
 
 
 def child(args: argparse.Namespace) -> int:
@@ -94,9 +100,22 @@ def child(args: argparse.Namespace) -> int:
             say(result, args)
     watch.close()
     result["peaks"] = watch.peaks
+    result |= verdict(run, watch.peaks, args)
     durable.write_json(place, summed(result))
     shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+def verdict(run: Run, peaks: dict[str, float], args: argparse.Namespace) -> dict[str, Any]:
+    """What the allocator had to try again, and which limits of the claim for 6 GiB are exceeded."""
+    found: dict[str, Any] = {}
+    if args.device != "cpu":
+        stats = torch.cuda.memory_stats()
+        found |= {name: stats.get(name, 0) for name in ("num_alloc_retries", "num_ooms")}
+    if run.vram == 6 and args.size == "832x480":
+        limits = LIMITS | {"process_gib": PROCESS_GIB[run.weights]}
+        found |= {"limits": limits, "exceeded": exceeded(peaks, limits)}
+    return found
 
 
 def say(result: dict[str, Any], args: argparse.Namespace) -> None:
@@ -154,6 +173,7 @@ def open_video(run: Run, args: argparse.Namespace) -> tuple[Any, Path]:
     runtime = Runtime.of(
         args.device, "auto" if args.device == "cuda" else "float32", vram=run.vram,
         weights=run.weights, compiled=run.compiled and args.device == "cuda",
+        attention=run.attention if args.device == "cuda" else "auto",
     )  # fmt: skip
     components = load_components(files, runtime)
     plan = plan_video(request, files.spec, (height, width), components.geometry, end_picture=False)
@@ -222,6 +242,11 @@ class Watch:
         if self._cuda and torch.cuda.is_initialized():
             now["reserved_gib"] = torch.cuda.memory_reserved()
             now["device_gib"] = max(0, self._free - torch.cuda.mem_get_info()[0])
+            # torch's own pinned memory, which the system may count as no page of the process.
+            host = getattr(torch.cuda, "host_memory_stats", dict)()
+            now["host_allocator_gib"] = host.get("allocated_bytes.current", 0)
+            now["process_gib"] += now["host_allocator_gib"]
+            now["beside_gib"] = max(0, now["device_gib"] - now["reserved_gib"])
             most = torch.cuda.max_memory_reserved() / GIB
             self.peaks["reserved_gib"] = max(self.peaks.get("reserved_gib", 0.0), round(most, 3))
         for name, size in now.items():
