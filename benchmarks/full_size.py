@@ -1,4 +1,7 @@
-"""Random weights of the released model on disk, full size in its layout; or tiny ones."""
+"""Random weights of the released model on disk, full size in its layout; or tiny ones.
+
+python benchmarks/full_size.py            # into --work, 42 GB; whole_run.py writes them itself
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ import json
 import math
 import os
 import struct
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent)]
 
 SHAPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
@@ -112,3 +119,18 @@ def model_paths(args: argparse.Namespace) -> dict[str, Path]:
     paths = {role: root / layouts.HUNYUAN / role for role in ROLES}
     paths |= {role: root / layouts.REDUX / role for role in ("image_encoder", "feature_extractor")}
     return paths | {"transformer": root / layouts.INVERTED}
+
+
+def main() -> int:
+    """Only write them: a second command can do so while another has the card."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/recurvid-memory-cap"))
+    parser.add_argument("--tiny", action="store_true")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    write_weights(args.work / ("tiny" if args.tiny else "full"), tiny=args.tiny)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

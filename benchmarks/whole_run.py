@@ -12,8 +12,9 @@ Each run is a process of its own and makes a video of three sections at 480x832,
 at full size with random weights. Noted are the seconds of each phase, each step and each section,
 the most that torch's allocator has reserved, the most that the process took of the card and of
 system memory (anonymous, shared and pinned; page cache not counted), five times a second. Under
---vram another process holds the card's memory until exactly so many GiB are free, and the claim's
-limits are told as kept or exceeded. Compiled kernels are kept in --work for the runs after.
+--vram another process holds the card's memory until exactly so many GiB are free, the plan counts
+on 12 GiB of system memory (int8) or 16 (bf16), and the claim's limits are told as kept or exceeded.
+Compiled kernels are kept in --work for the runs after.
 
 Beside it, in the same command on the same card, diffusers: a step with resident weights and one
 with streamed ones under 6 GiB, decodes of 9 and of 18 latents, whole and tiled; its video is

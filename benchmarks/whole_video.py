@@ -146,9 +146,9 @@ def open_video(run: Run, args: argparse.Namespace) -> tuple[Any, Path]:
 
     from recurvid.checkpoints.known import KNOWN
     from recurvid.checkpoints.locate import ModelFiles
+    from recurvid.generation import placing
     from recurvid.generation.journal import Journal, Local
     from recurvid.generation.loading import load_components
-    from recurvid.generation.placing import under_budget
     from recurvid.generation.request import GenerationRequest
     from recurvid.generation.runtime import Runtime
     from recurvid.generation.session import GenerationSession
@@ -177,7 +177,9 @@ def open_video(run: Run, args: argparse.Namespace) -> tuple[Any, Path]:
     )  # fmt: skip
     components = load_components(files, runtime)
     plan = plan_video(request, files.spec, (height, width), components.geometry, end_picture=False)
-    components = under_budget(components, files, plan, folder)
+    if run.vram and not args.tiny:  # the claim's machine: blocks that it cannot pin are mapped
+        placing.available_memory = lambda: (int(PROCESS_GIB[run.weights] * GIB), 0)
+    components = placing.under_budget(components, files, plan, folder)
     return GenerationSession(journal, plan, components), folder
 
 
