@@ -46,8 +46,8 @@ from model_parity_gpu import TINY, draw_inputs, relative  # noqa: E402
 
 from recurvid.generation.memory_plan import DENOISE, MemoryQuestion, phase_needs  # noqa: E402
 from recurvid.memory.budget import CONTEXT, GIB, MemoryBudget, PhaseNeed, place_phase  # noqa: E402
+from recurvid.memory.host_buffer import HostBuffer  # noqa: E402
 from recurvid.memory.residency import free, limit_allocator  # noqa: E402
-from recurvid.memory.sources import HostBuffer  # noqa: E402
 from recurvid.models.compiled import compile_blocks, fuse_products  # noqa: E402
 from recurvid.models.converted import Conversion  # noqa: E402
 from recurvid.models.packed_dit.config import PRESETS  # noqa: E402

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recurvid.memory.sources import MappedSource, Mark, PinnedSource, tensors_of
-from recurvid.memory.streaming import BlockStream
+from recurvid.memory.block_stream import BlockStream
+from recurvid.memory.layout import tensors_of
+from recurvid.memory.sources import MappedSource, Mark, PinnedSource
 
 CPU = torch.device("cpu")
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from recurvid.memory import sources
+from recurvid.memory import host_buffer
+from recurvid.memory.host_buffer import HostBuffer
+from recurvid.memory.layout import BlockLayout, tensors_of
 from recurvid.memory.residency import Turns, limit_allocator, visiting
-from recurvid.memory.sources import BlockLayout, HostBuffer, MappedSource, PinnedSource, tensors_of
+from recurvid.memory.sources import MappedSource, PinnedSource
 
 
 class Passed:
@@ -51,7 +53,7 @@ def test_layout_of_meta_tensors():
 
 @pytest.mark.parametrize("kind", [MappedSource, PinnedSource])
 def test_blocks_come_whole_in_any_order(kind, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sources, "CHUNK", 16)  # many pieces
+    monkeypatch.setattr(host_buffer, "CHUNK", 16)  # many pieces
     tensors = blocks()
     source = kind(tensors, threads=3)
     for number in (2, 0, 3, 1, 1, 2):
@@ -103,7 +105,7 @@ class Cudart:
 
 def test_memory_is_not_registered_any_longer_than_it_is_held(monkeypatch: pytest.MonkeyPatch):
     cudart = Cudart()
-    monkeypatch.setattr(sources, "_cudart", lambda: cudart)
+    monkeypatch.setattr(host_buffer, "_cudart", lambda: cudart)
     one, two = HostBuffer(1000, pin=True), HostBuffer(3000, pin=True)
     assert sorted(cudart.registered.values()) == [1000, 3000]  # not a power of two
     one.close()

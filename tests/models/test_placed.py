@@ -22,8 +22,8 @@ from recurvid.conditioning import Conditioning
 from recurvid.errors import ComponentError
 from recurvid.latents import LatentFrames
 from recurvid.memory.budget import PhaseNeed, place_phase
+from recurvid.memory.layout import BlockLayout, tensors_of
 from recurvid.memory.residency import Turns
-from recurvid.memory.sources import BlockLayout, tensors_of
 from recurvid.models import placed
 from recurvid.models.compiled import compile_blocks
 from recurvid.models.packed_dit.config import PRESETS

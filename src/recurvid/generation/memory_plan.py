@@ -10,7 +10,7 @@ import torch
 from recurvid.caching.thresholds import OFF
 from recurvid.errors import InputError
 from recurvid.memory.budget import GIB, MemoryBudget, PhaseNeed, Placement, place, place_phase
-from recurvid.memory.sources import BlockLayout, tensors_of
+from recurvid.memory.layout import BlockLayout, tensors_of
 from recurvid.models.packed_dit.config import PRESETS, PackedDiTConfig
 from recurvid.models.packed_dit.model import PackedDiT
 from recurvid.models.packed_dit.precompute import ONCE, is_modulation

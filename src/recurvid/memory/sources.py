@@ -7,81 +7,14 @@ of its own once it was asked for: fast, and as large as the blocks are.
 
 from __future__ import annotations
 
-import logging
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-logger = logging.getLogger(__name__)
-
-#: Tensors of a block begin at multiples of this, in bytes: what vectorised kernels assume.
-ALIGNMENT = 256
-#: Bytes that one thread copies at a time.
-CHUNK = 16 * 2**20
-
-Skip = Callable[[str], bool]
-
-
-def keep_all(name: str) -> bool:
-    """The default of what is left out of a block: nothing."""
-    del name
-    return False
-
-
-@dataclass(frozen=True)
-class BlockLayout:
-    """Where the tensors of a block lie in one flat buffer.
-
-    Attributes:
-        names: of parameters and buffers, relative to the block.
-        offsets: bytes from the start.
-        size: bytes of the whole, a multiple of ``ALIGNMENT``.
-    """
-
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    dtypes: tuple[torch.dtype, ...]
-    offsets: tuple[int, ...]
-    size: int
-
-    @staticmethod
-    def of(tensors: Mapping[str, Tensor]) -> BlockLayout:
-        """Tensors one after the other, each aligned. Works on the meta device."""
-        offsets: list[int] = []
-        end = 0
-        for tensor in tensors.values():
-            offsets.append(end)
-            end += -(-tensor.numel() * tensor.element_size() // ALIGNMENT) * ALIGNMENT
-        return BlockLayout(
-            tuple(tensors),
-            tuple(tuple(t.shape) for t in tensors.values()),
-            tuple(t.dtype for t in tensors.values()),
-            tuple(offsets),
-            end,
-        )
-
-    def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """The tensors inside a flat uint8 buffer of at least ``size`` bytes; nothing is copied."""
-        found: dict[str, Tensor] = {}
-        for name, shape, dtype, start in zip(
-            self.names, self.shapes, self.dtypes, self.offsets, strict=True
-        ):
-            count = dtype.itemsize
-            for side in shape:
-                count *= side
-            found[name] = flat[start : start + count].view(dtype).view(shape)
-        return found
-
-
-def tensors_of(block: nn.Module, skip: Skip = keep_all) -> dict[str, Tensor]:
-    """Parameters and buffers of a block as plain tensors, without those that ``skip`` names."""
-    named: Iterable[tuple[str, Tensor]] = (*block.named_parameters(), *block.named_buffers())
-    return {name: value.detach() for name, value in named if not skip(name)}
+from recurvid.memory.host_buffer import HostBuffer, fill
+from recurvid.memory.layout import BlockLayout
 
 
 @runtime_checkable
@@ -125,53 +58,6 @@ class BlockSource(Protocol):
     def close(self) -> None:
         """Give back buffers and threads."""
         ...
-
-
-class HostBuffer:
-    """Bytes of system memory, pinned where there is a CUDA device to copy to.
-
-    Registered with CUDA rather than allocated by torch, whose pinned allocator rounds every size
-    up to a power of two: half as much again for the blocks of the 13B model.
-    """
-
-    def __init__(self, size: int, *, pin: bool):
-        self.data = torch.empty(size, dtype=torch.uint8)
-        self._unpin: weakref.finalize[..., HostBuffer] | None = None
-        if pin:
-            code = _cudart().cudaHostRegister(self.data.data_ptr(), size, 0)
-            if int(code) == 0:
-                # Before the bytes can go: memory that is freed must not be registered any more.
-                self._unpin = weakref.finalize(self, _unregister, self.data.data_ptr())
-                self._unpin.atexit = False
-            else:  # a system that does not register memory: torch's own pinning
-                _clear_error()
-                self.data = torch.empty(size, dtype=torch.uint8, pin_memory=True)
-
-    @property
-    def pinned(self) -> bool:
-        """Whether copies from here run beside the computation."""
-        return self.data.is_pinned()
-
-    def close(self) -> None:
-        """Unpin. The bytes go with the last reference."""
-        if self._unpin is not None:
-            self._unpin()
-
-
-def _clear_error() -> None:
-    """Take note of a CUDA error that was dealt with; the next kernel would report it again."""
-    try:
-        torch.zeros(1, device="cuda").add_(1)
-    except RuntimeError:
-        logger.debug("system memory cannot be registered with CUDA")
-
-
-def _unregister(address: int) -> None:
-    _cudart().cudaHostUnregister(address)
-
-
-def _cudart() -> Any:
-    return torch.cuda.cudart()
 
 
 class MappedSource:
@@ -356,22 +242,3 @@ class PinnedSource:
         self._pool.shutdown()
         for buffer in self._buffers.values():
             buffer.close()
-
-
-def fill(
-    flat: Tensor, layout: BlockLayout, tensors: Mapping[str, Tensor], pool: ThreadPoolExecutor
-) -> list[Future[None]]:
-    """Begin to copy the tensors of a block into its flat buffer, in pieces that threads share."""
-    parts: list[Future[None]] = []
-    for name, start in zip(layout.names, layout.offsets, strict=True):
-        source = tensors[name].contiguous().view(-1).view(torch.uint8)
-        for first in range(0, len(source), CHUNK):
-            last = min(first + CHUNK, len(source))
-            target = flat[start + first : start + last]
-            parts.append(pool.submit(_copy, target, source[first:last]))
-    return parts
-
-
-def _copy(target: Tensor, source: Tensor) -> None:
-    # Through numpy, which lets other threads run meanwhile and starts none of its own.
-    target.numpy()[:] = source.numpy()

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from recurvid.caching.protocol import CachedStep
 from recurvid.conditioning import Conditioning
 from recurvid.latents import LatentFrames
+from recurvid.memory.block_stream import BlockStream
 from recurvid.memory.budget import PhaseNeed, PhasePlan, place_phase
+from recurvid.memory.copies import CopyStream
+from recurvid.memory.layout import tensors_of
 from recurvid.memory.residency import Turns, free, is_out_of_memory
-from recurvid.memory.sources import BlockSource, MappedSource, PinnedSource, tensors_of
+from recurvid.memory.sources import BlockSource, MappedSource, PinnedSource
 from recurvid.memory.staying import staying
-from recurvid.memory.streaming import BlockStream, CopyStream, StreamedBlocks
+from recurvid.memory.streaming import StreamedBlocks
 from recurvid.models.packed_dit.model import PackedDiT, PromptState, SectionState
 from recurvid.models.packed_dit.precompute import is_modulation, precompute
 from recurvid.ops.attention.backend import AttentionBackend
