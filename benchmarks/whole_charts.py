@@ -36,7 +36,11 @@ def beside(found: dict[str, Any]) -> None:
 
 def draw(found: dict[str, Any], place: Path) -> None:
     """The stacked bars, and the minute's lines."""
-    runs = {n: r for n, r in found["runs"].items() if r.get("frames") and n != "minute"}
+    runs = {
+        n: r
+        for n, r in found["runs"].items()
+        if r.get("frames") and n != "minute" and "failed" not in r
+    }
     rows: list[tuple[str, dict[str, float]]] = []
     for name, run in runs.items():
         rows.append((name, {p: run["seconds"][p] / run["frames"] for p in PHASES}))

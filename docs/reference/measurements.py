@@ -12,6 +12,8 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 #: What stands for an attention kernel that was compiled apart from its library.
 SAVED = {
     "saved:t128x128": "flash4",
+    "own:bf16:hopper-held": "gluon",
+    "own:int8:128x64": "triton-int8",
     "saved:f8_128x224": "fp8, experiment",
     "saved:qk8_128x176": "fp8 scores, experiment",
 }
@@ -214,7 +216,7 @@ def _whole(name: str, result: dict[str, Any]) -> list[str]:
             f"{run_name}{' (cut off)' if 'failed' in run else ''}",
             f"{len(run['sections'])} of {run['steps']} steps",
             f"{run['seconds_a_frame']:.3f}",
-            f"{run['times_peer']:.2f}" if "times_peer" in run else "",
+            f"{run['times_peer']:.2f}" if "times_peer" in run and "failed" not in run else "",
             f"{run['step_seconds_median']:.3f}",
             ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in run["seconds"].items()),
             *(

@@ -184,7 +184,7 @@ TILES = {
     "64x128": Tile(rows=64, keys=128, stages=2),
 }
 #: The tile to take from a compute capability on. With 16 rows a warp weights stay in registers.
-CHOICE = {(12, 0): "128x64-wide", (10, 0): "128x128", (9, 0): "128x64", (8, 0): "128x64-wide"}
+CHOICE = {(12, 0): "128x64-wide", (10, 0): "128x128", (9, 0): "hopper", (8, 0): "128x64-wide"}
 
 
 def attend_fp8(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, tile: str = "") -> Tensor:
@@ -274,12 +274,10 @@ TRITON_FP8 = AttentionBackend(
     attend_fp8,
     Requirements(library="triton", capability=HAS_FP8, head_dim=128, multiple=64, grad=False),
     exact=False,
-    untested=True,
 )
 TRITON_INT8 = AttentionBackend(
     "triton-int8",
     attend_int8,
     Requirements(library="triton", capability=(8, 0), head_dim=128, multiple=64, grad=False),
     exact=False,
-    untested=True,
 )
