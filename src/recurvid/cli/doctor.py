@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from recurvid.checkpoints.known import KNOWN
-from recurvid.cli.machine import VramOption, WeightsOption
+from recurvid.cli.machine import AttentionOption, SparseOption, VramOption, WeightsOption
 from recurvid.cli.options import JsonOption
 from recurvid.cli.output import Output
 from recurvid.errors import InputError
 from recurvid.generation.defaults import video_size
+from recurvid.ops.attention.windows import NONE
 from recurvid.settings import settings
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a plan is asked for; see the options of the same names."""
+
+    model: str
+    size: str
+    vram: float | None
+    weights: str
+    attention: str
+    sparse: str
 
 
 def doctor(
@@ -24,12 +38,16 @@ def doctor(
     ] = None,
     vram: VramOption = None,
     weights: WeightsOption = None,
+    attention: AttentionOption = None,
+    sparse: SparseOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look at device, memory, attention kernels, disk and models; or plan a model's memory."""
     output = Output(as_json)
-    if not (model is None and size is None and vram is None and weights is None):
-        _plan(output, model or "framepack", size or "832x480", vram, weights or "auto")
+    given = (model, size, vram, weights, attention, sparse)
+    if any(value is not None for value in given):
+        named = (weights or "auto", attention or "auto", sparse or NONE)
+        _plan(output, _Asked(model or "framepack", size or "832x480", vram, *named))
         return
     from recurvid.cli import examination
 
@@ -43,7 +61,7 @@ def doctor(
             output.result.print(f"  {line}", markup=False)
 
 
-def _plan(output: Output, model: str, size: str, vram: float | None, weights: str) -> None:
+def _plan(output: Output, asked: _Asked) -> None:
     """What would lie where, by arithmetic: neither the model's files nor a card are needed."""
     from recurvid.cli.disk_needs import converted_weights, model_files
     from recurvid.cli.memory_picture import memory_picture, placement_json
@@ -51,7 +69,9 @@ def _plan(output: Output, model: str, size: str, vram: float | None, weights: st
     from recurvid.generation.placing import budget_of
     from recurvid.generation.runtime import Runtime
     from recurvid.models.packed_dit.config import PRESETS
+    from recurvid.ops.attention.registry import ATTENTION
 
+    model, weights = asked.model, asked.weights
     if model not in KNOWN:
         raise InputError(
             f"--model {model!r}: unknown; one of {', '.join(KNOWN)}", "model.unknown", model=model
@@ -61,24 +81,32 @@ def _plan(output: Output, model: str, size: str, vram: float | None, weights: st
         raise InputError(
             f"--model {model}: runs within 1 GiB anywhere; plan framepack instead", "plan.bundled"
         )
-    height, width = video_size(size, (480, 832))
-    runtime = Runtime.of(settings().device, vram=vram, weights=weights)
+    height, width = video_size(asked.size, (480, 832))
+    runtime = Runtime.of(
+        settings().device, vram=asked.vram, weights=weights,
+        attention=asked.attention, sparse=asked.sparse,
+    )  # fmt: skip
     budget = budget_of(runtime, settings().sessions)
     if budget is None:
         raise InputError(
             "no CUDA device here whose free memory would count; give --vram GIB", "plan.no_card"
         )
     made_for = spec.defaults
-    question = MemoryQuestion(made_for.schedule, height, width, made_for.steps, weights=weights)
+    kernel = ATTENTION.get(asked.attention)  # "auto" takes none that rounds
+    question = MemoryQuestion(
+        made_for.schedule, height, width, made_for.steps, weights=weights,
+        sparse=runtime.sparse is not None, rounds=kernel is not None and not kernel.exact,
+    )  # fmt: skip
     rounded = backbone_sizes(PRESETS["13b"], weights).rounded
     written = converted_weights(spec, runtime, rounded)
     placement = plan_memory(budget, question, kept=written.missing)
     files = model_files(spec)
     if output.as_json:
-        asked = {"model": model, "size": f"{width}x{height}", "weights": weights}
+        told = {"model": model, "size": f"{width}x{height}", "weights": weights}
+        told |= {"attention": asked.attention, "sparse": asked.sparse}
         there = {"disk_for_weights_there": written.there}
         there |= {"disk_for_model": files.missing, "disk_for_model_there": files.there}
-        output.record({**asked, **placement_json(placement), **there})
+        output.record({**told, **placement_json(placement), **there})
     else:
         form = "" if weights == "auto" else f" in {weights}"
         title = f"{model}{form} at {width}x{height}"

@@ -52,8 +52,8 @@ ExactStepsOption = Annotated[
         metavar="N",
         min=0,
         max=1000,
-        help="First and last steps of a section in which 8-bit attention (sage, cudnn-fp8) gives "
-        "way to an exact kernel (default: 1).",
+        help="First and last steps of a section in which 8-bit attention (sage, cudnn-fp8, "
+        "triton-fp8, triton-int8) gives way to an exact kernel (default: 1).",
     ),
 ]
 SparseOption = Annotated[
