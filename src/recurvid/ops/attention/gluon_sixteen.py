@@ -41,8 +41,6 @@ AVAILABLE = triton is not None
 
 ROWS = 128  # queries of a program
 CHANNELS = 128
-#: Whether a card has shown it right and faster than cuDNN's: then "auto" takes it on Hopper.
-MEASURED = True
 
 if AVAILABLE:
     # Newer ones have another name for it.
@@ -300,5 +298,4 @@ GLUON = AttentionBackend(
         multiple=CHANNELS,
         grad=False,
     ),
-    untested=not MEASURED,
 )

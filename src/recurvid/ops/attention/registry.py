@@ -8,7 +8,7 @@ from recurvid.errors import ComponentError
 from recurvid.ops.attention.backend import AttentionBackend, AttentionSpec
 from recurvid.ops.attention.cudnn_fp8 import CUDNN_FP8
 from recurvid.ops.attention.flash_attention import FLASH_2, FLASH_3, FLASH_4
-from recurvid.ops.attention.gluon_sixteen import GLUON, MEASURED
+from recurvid.ops.attention.gluon_sixteen import GLUON
 from recurvid.ops.attention.reference import REFERENCE
 from recurvid.ops.attention.sage import SAGE
 from recurvid.ops.attention.sdpa import SDPA
@@ -38,7 +38,7 @@ ATTENTION: dict[str, AttentionBackend] = {
 
 #: What "auto" chooses from, fastest first: kernels that have been measured and are exact.
 #: SDPA is torch's own choice among the kernels that it has for a card.
-AUTO = (FLASH_4, *(GLUON for _ in range(MEASURED)), CUDNN, SDPA, REFERENCE)
+AUTO = (FLASH_4, GLUON, CUDNN, SDPA, REFERENCE)
 HOPPER = 9  # major compute capability: the only one where FlashAttention 4 has been measured
 
 
